@@ -1,0 +1,85 @@
+"""The roles: what a matrix does in the model, and the coarser block type that users see.
+
+One row per role. A name that is not here is not a role; `names.py` and `split.py` give out
+these and no others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role's name, its block type, and what it means in one line."""
+
+    name: str
+    block_type: str
+    meaning: str
+
+
+BLOCK_TYPES = (
+    "embedding",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "mlp",
+    "moe",
+    "norm",
+    "output",
+    "bias",
+    "buffer",
+    "other",
+)
+
+ROLES: dict[str, Role] = {
+    role.name: role
+    for role in (
+        Role("embed.token", "embedding", "token embedding: one row per token of the vocabulary"),
+        Role("embed.position", "embedding", "learned position embedding"),
+        Role("embed.type", "embedding", "token-type (segment) embedding"),
+        Role("embed.patch", "embedding", "patch or frame embedding of an image or audio tower"),
+        Role("embed.other", "embedding", "another learned embedding: class token, per-layer, …"),
+        Role("attn.q", "q_proj", "query projection"),
+        Role("attn.k", "k_proj", "key projection"),
+        Role("attn.v", "v_proj", "value projection"),
+        Role("attn.o", "o_proj", "output projection of attention"),
+        Role("attn.q_a", "q_proj", "multi-head latent attention: input to query latent"),
+        Role("attn.q_b", "q_proj", "multi-head latent attention: query latent to queries"),
+        Role("attn.kv_a", "k_proj", "multi-head latent attention: input to key-value latent"),
+        Role("attn.k_rope", "k_proj", "multi-head latent attention: input to the rotary key"),
+        Role("attn.k_b", "k_proj", "multi-head latent attention: latent to keys"),
+        Role("attn.v_b", "v_proj", "multi-head latent attention: latent to values"),
+        Role("attn.qkv", "other", "fused query, key and value that could not be split"),
+        Role("attn.gate", "other", "gate on the output of attention"),
+        Role("attn.bias", "other", "learned attention bias: relative positions, sinks, …"),
+        Role("cross_attn.q", "q_proj", "query projection of cross-attention"),
+        Role("cross_attn.k", "k_proj", "key projection of cross-attention"),
+        Role("cross_attn.v", "v_proj", "value projection of cross-attention"),
+        Role("cross_attn.o", "o_proj", "output projection of cross-attention"),
+        Role("mlp.gate", "mlp", "gate projection of a gated MLP"),
+        Role("mlp.up", "mlp", "up projection of an MLP, or its only input projection"),
+        Role("mlp.gate_up", "mlp", "fused gate and up projection that could not be split"),
+        Role("mlp.down", "mlp", "down projection of an MLP"),
+        Role("moe.router", "moe", "router: scores of the experts"),
+        Role("moe.expert.gate", "moe", "gate projection of one expert"),
+        Role("moe.expert.up", "moe", "up projection of one expert"),
+        Role("moe.expert.gate_up", "moe", "fused gate and up of one expert, not split"),
+        Role("moe.expert.down", "moe", "down projection of one expert"),
+        Role("moe.shared.gate", "moe", "gate projection of a shared expert"),
+        Role("moe.shared.up", "moe", "up projection of a shared expert"),
+        Role("moe.shared.down", "moe", "down projection of a shared expert"),
+        Role("moe.shared.router", "moe", "gate on the output of a shared expert"),
+        Role("ssm", "other", "state-space or linear-attention mixer: a matrix of its recurrence"),
+        Role("conv", "other", "convolution inside a block"),
+        Role("norm", "norm", "normalisation: scale or shift"),
+        Role("output", "output", "output head: hidden state to vocabulary, or another task's head"),
+        Role("pooler", "other", "pooler or projection after the last layer"),
+        Role("projector", "other", "from one tower's width to another's"),
+        Role("scale", "other", "learned scale: layer scale, residual multiplier, temperature"),
+        Role("bias", "bias", "additive bias of a projection"),
+        Role("buffer", "buffer", "not trained: masks, position ids, rotary tables, statistics"),
+        Role("other", "other", "none of these"),
+    )
+}

@@ -1,0 +1,41 @@
+"""Where a checkpoint's bytes come from: a folder, a file, or the Hub.
+
+A source lists files and reads byte ranges of them. It knows nothing of formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Source(Protocol):
+    """One checkpoint's files, wherever they are."""
+
+    @property
+    def location(self) -> str:
+        """What names the place to a user: a path, or a Hub id."""
+
+    @property
+    def model_id(self) -> str:
+        """`org/name` where it is known, else the folder's or file's own name."""
+
+    @property
+    def revision(self) -> str:
+        """The commit the files belong to; empty where there is none."""
+
+    def files(self) -> Mapping[str, int]:
+        """Every file as a POSIX path relative to the source, with its size in bytes."""
+
+    def read(self, file: str, offset: int, size_bytes: int) -> bytes:
+        """Exactly `size_bytes` bytes of `file` from `offset`; thread-safe.
+
+        Raises:
+            SourceError: the file is gone, or ends before the range does.
+        """
+
+    def sha256(self, file: str) -> str:
+        """The hexadecimal SHA-256 of a whole file, measured, or vouched for by the Hub."""
+
+    def close(self) -> None:
+        """Give back handles and connections; the source is not read again."""
