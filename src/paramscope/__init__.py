@@ -1,3 +1,57 @@
-"""Measure every parameter of a transformer checkpoint."""
+"""Measure every parameter of a transformer checkpoint, without running the model.
+
+    import paramscope
+
+    run = paramscope.analyze("path/to/model")
+    run.rows                                   # the table
+    run.spectrum("model.layers.0.self_attn.q_proj.weight")
+
+The names load on first use, so that `import paramscope` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paramscope.errors import ParamscopeError
+    from paramscope.pipeline import Options, analyze, analyze_all
+    from paramscope.structure import Structure, inspect, inspect_all
+    from paramscope.table.results import Run
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "Options": "pipeline",
+    "ParamscopeError": "errors",
+    "Run": "table.results",
+    "Structure": "structure",
+    "analyze": "pipeline",
+    "analyze_all": "pipeline",
+    "inspect": "structure",
+    "inspect_all": "structure",
+}
+
+__all__ = [
+    "Options",
+    "ParamscopeError",
+    "Run",
+    "Structure",
+    "analyze",
+    "analyze_all",
+    "inspect",
+    "inspect_all",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'paramscope' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"paramscope.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

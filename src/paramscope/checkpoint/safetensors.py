@@ -1,0 +1,247 @@
+"""safetensors: header first, then byte ranges. One reader for files and for HTTP ranges.
+
+A file is an 8-byte little-endian header length N, N bytes of JSON, then the tensors' bytes;
+`data_offsets` count from 8 + N. Source: github.com/huggingface/safetensors, "Format".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from paramscope.checkpoint import Checkpoint, StoredTensor, read_json
+from paramscope.checkpoint.dtypes import DTYPES, Codes
+from paramscope.errors import CheckpointError
+from paramscope.source import Source
+
+INDEX = "model.safetensors.index.json"
+MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+
+
+def open_safetensors(source: Source, files: Sequence[str], index: str | None) -> Checkpoint:
+    """Read the headers of every shard and check that they hold together.
+
+    Args:
+        files: the weight files, POSIX paths within the source.
+        index: the index file that names the shards, or None.
+
+    Raises:
+        CheckpointError: a file breaks the format; the message names file and tensor.
+        SourceError: a file cannot be read.
+    """
+    weight_map = _weight_map(source, index) if index else {}
+    shards = sorted({*weight_map.values()}) if weight_map else list(files)
+    digest = hashlib.sha256()
+    tensors: list[StoredTensor] = []
+    owner: dict[str, str] = {}
+    for shard in shards:
+        header = _header_bytes(source, shard)
+        digest.update(f"{shard}\0{source.files()[shard]}\0".encode())
+        digest.update(header)
+        for tensor in _tensors(source, shard, header):
+            if tensor.name in owner:
+                raise CheckpointError(
+                    f"{shard}: tensor {tensor.name!r} is also in {owner[tensor.name]}. "
+                    "Every tensor may be stored once. Remove the file that does not belong here."
+                )
+            owner[tensor.name] = shard
+            tensors.append(tensor)
+    for name, shard in weight_map.items():
+        if owner.get(name) != shard:
+            raise CheckpointError(
+                f"{index}: expected tensor {name!r} in {shard}, found it "
+                f"{'in ' + owner[name] if name in owner else 'nowhere'}. "
+                "The shards and the index are of different versions. Download them again."
+            )
+    return Checkpoint(
+        source=source,
+        format="safetensors",
+        tensors=tuple(tensors),
+        weight_files=tuple(shards),
+        read=lambda tensor, start, stop: read_elements(source, tensor, start, stop),
+        header_digest=digest.hexdigest(),
+        notes=_unindexed_note(weight_map, owner, index),
+    )
+
+
+def read_elements(source: Source, tensor: StoredTensor, start: int, stop: int) -> Codes:
+    """Elements `start … stop` in C order, as codes; only their bytes are read."""
+    code = np.dtype(tensor.dtype.code)
+    offset = tensor.offset_bytes + start * code.itemsize
+    data = source.read(tensor.file, offset, (stop - start) * code.itemsize)
+    return np.frombuffer(data, dtype=code)
+
+
+def safe_member(path: str) -> bool:
+    """Whether a file name that a checkpoint gives stays inside the checkpoint's folder."""
+    parts = PurePosixPath(path).parts
+    windows = PureWindowsPath(path)
+    return bool(parts) and not (
+        path.startswith(("/", "\\"))
+        or windows.drive
+        or "\\" in path
+        or "\0" in path
+        or ".." in parts
+    )
+
+
+def _weight_map(source: Source, index: str) -> dict[str, str]:
+    parsed = read_json(source, index)
+    weight_map = parsed.get("weight_map") if isinstance(parsed, dict) else None
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(shard, str) for shard in weight_map.values()
+    ):
+        raise CheckpointError(
+            f"{index}: expected JSON with a weight_map from tensor to file, found something else. "
+            "Download the index again."
+        )
+    for shard in sorted(set(weight_map.values())):
+        if not safe_member(shard):
+            raise CheckpointError(
+                f"{index}: names the shard {shard!r}, which lies outside the checkpoint's folder. "
+                "Refused: an index may name only files beside it."
+            )
+    folder = PurePosixPath(index).parent
+    shards = {name: str(folder / shard) for name, shard in weight_map.items()}
+    missing = sorted(set(shards.values()) - set(source.files()))
+    if missing:
+        raise CheckpointError(
+            f"{index}: names {len(set(shards.values()))} shards, of which {len(missing)} are "
+            f"missing: {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}. "
+            "Download the checkpoint again; files that are whole are kept."
+        )
+    return shards
+
+
+def _unindexed_note(
+    weight_map: Mapping[str, str], owner: Mapping[str, str], index: str | None
+) -> tuple[str, ...]:
+    extra = len(owner) - len(weight_map) if weight_map else 0
+    if not extra:
+        return ()
+    return (f"{extra} tensors are in the shards and not in {index}; they are measured too.",)
+
+
+def _header_bytes(source: Source, file: str) -> bytes:
+    file_bytes = source.files()[file]
+    if file_bytes < 8:
+        raise CheckpointError(
+            f"{file}: expected a safetensors header, found {file_bytes} bytes. "
+            "The file is empty or was cut short. Download it again."
+        )
+    length = int.from_bytes(source.read(file, 0, 8), "little")
+    if length > MAX_HEADER_BYTES:
+        raise CheckpointError(
+            f"{file}: the header claims to be {length:,} bytes long, more than the format allows "
+            f"({MAX_HEADER_BYTES:,}). This is not a safetensors file, or it is damaged."
+        )
+    if length < 2 or 8 + length > file_bytes:
+        raise CheckpointError(
+            f"{file}: the header claims to be {length:,} bytes long, the file has {file_bytes:,}. "
+            "The file was cut short, or it is not safetensors. Download it again."
+        )
+    return source.read(file, 8, length)
+
+
+def _tensors(source: Source, file: str, header: bytes) -> Iterator[StoredTensor]:
+    entries = _parse_header(file, header)
+    data_start = 8 + len(header)
+    data_bytes = source.files()[file] - data_start
+    end = 0
+    entries.sort(key=lambda entry: (entry.offset_bytes, entry.offset_bytes + entry.nbytes))
+    for entry in entries:
+        if entry.offset_bytes != end:
+            problem = "overlaps the one before it" if entry.offset_bytes < end else "leaves a gap"
+            raise CheckpointError(
+                f"{file}: the bytes of tensor {entry.name!r} start at {entry.offset_bytes:,}, "
+                f"expected {end:,}: it {problem}. The header is damaged; download the file again."
+            )
+        end += entry.nbytes
+    if end != data_bytes:
+        raise CheckpointError(
+            f"{file}: header says {data_start + end:,} bytes, the file has "
+            f"{data_start + data_bytes:,}. The file "
+            f"{'was cut short' if data_bytes < end else 'has bytes that no tensor owns'}. "
+            "Download it again."
+        )
+    for entry in entries:
+        yield StoredTensor(
+            entry.name,
+            entry.dtype,
+            entry.shape,
+            file,
+            data_start + entry.offset_bytes,
+            entry.nbytes,
+            entry.numel,
+        )
+
+
+def _parse_header(file: str, header: bytes) -> list[StoredTensor]:
+    """The header's entries; offsets still count from the end of the header."""
+    try:
+        parsed = json.loads(header, object_pairs_hook=_no_duplicates)
+    except _DuplicateNameError as error:
+        raise CheckpointError(f"{file}: the header names {error} twice. It is damaged.") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{file}: expected JSON in the header, found something else ({error}). "
+            "This is not a safetensors file, or it is damaged."
+        ) from None
+    if not isinstance(parsed, dict):
+        raise CheckpointError(f"{file}: expected a JSON object in the header. It is damaged.")
+    return [
+        _entry(file, name, entry) for name, entry in parsed.items() if name != "__metadata__"
+    ]
+
+
+class _DuplicateNameError(Exception):
+    pass
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _DuplicateNameError(repr(name))
+            seen.add(name)
+    return result
+
+
+def _entry(file: str, name: str, entry: Any) -> StoredTensor:
+    def broken(expected: str, found: object) -> CheckpointError:
+        return CheckpointError(
+            f"{file}: tensor {name!r}: expected {expected}, found {found!r:.80}. "
+            "The header is damaged; download the file again."
+        )
+
+    if not isinstance(entry, dict):
+        raise broken("an object with dtype, shape and data_offsets", entry)
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    dtype = DTYPES.get(str(entry.get("dtype")))
+    if dtype is None:
+        raise CheckpointError(
+            f"{file}: tensor {name!r} has the dtype {entry.get('dtype')!r:.40}, which is not known. "
+            f"Known: {', '.join(DTYPES)}."
+        )
+    if not _non_negative_integers(shape):
+        raise broken("a shape of non-negative integers", shape)
+    if not (_non_negative_integers(offsets) and len(offsets) == 2 and offsets[0] <= offsets[1]):
+        raise broken("data_offsets [begin, end] with 0 <= begin <= end", offsets)
+    numel = math.prod(shape)
+    bits = numel * dtype.bits
+    nbytes = offsets[1] - offsets[0]
+    if bits != nbytes * 8:
+        raise broken(f"{-(-bits // 8):,} bytes for {dtype.name} {tuple(shape)}", nbytes)
+    return StoredTensor(name, dtype, tuple(shape), file, offsets[0], nbytes, numel)
+
+
+def _non_negative_integers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)

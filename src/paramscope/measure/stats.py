@@ -1,0 +1,214 @@
+"""Statistics of all elements: exact from the count of each code, or blockwise in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_COUNT_BLOCK = 2**19  # bincount widens its input to int64: 4 MiB, which stays in the cache
+_SUM_BLOCK = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Statistics of one matrix. Non-finite elements are counted and left out of the rest.
+
+    Attributes:
+        numel: elements, non-finite ones included.
+        mean, std, var: of the finite elements; population values (divided by n); in the
+            matrix's own unit, its square for `var`.
+        skewness, kurtosis: standardised third and fourth central moment (kurtosis is 3 for a
+            normal distribution); None where `std` is 0.
+        min, max: of the finite elements. All the above are None where there are none.
+        sparsity: share of all elements with |x| <= the threshold, in [0, 1].
+        sum_of_squares: Σx², the squared Frobenius norm.
+        entropy_bits: Shannon entropy of the stored codes in bits per element; None where the
+            dtype has too many codes to count.
+    """
+
+    numel: int
+    mean: float | None
+    std: float | None
+    var: float | None
+    skewness: float | None
+    kurtosis: float | None
+    min: float | None
+    max: float | None
+    sparsity: float | None
+    nan_count: int
+    inf_count: int
+    sum_of_squares: float
+    entropy_bits: float | None
+
+    @property
+    def finite(self) -> bool:
+        return self.nan_count == 0 and self.inf_count == 0
+
+
+def count_codes(codes: npt.NDArray[Any], *, bits: int) -> npt.NDArray[np.int64]:
+    """How often each code occurs.
+
+    Args:
+        codes: unsigned integers of 8 or 16 bits, any shape.
+
+    Returns:
+        Counts, shape (2**bits,), int64. One pass.
+    """
+    counts = np.zeros(2**bits, dtype=np.int64)
+    flat = codes.reshape(-1)
+    for start in range(0, flat.size, _COUNT_BLOCK):
+        counts += np.bincount(flat[start : start + _COUNT_BLOCK], minlength=2**bits)
+    return counts
+
+
+def stats_of_counts(
+    counts: npt.NDArray[np.int64], values: npt.NDArray[np.float64], *, zero_threshold: float
+) -> Stats:
+    """Statistics from how often each value occurs; the sums are rounded once (`math.fsum`).
+
+    Args:
+        counts: shape (c,), int64.
+        values: the value of each code, shape (c,), float64; may hold NaN and Inf.
+        zero_threshold: elements with |x| up to this are counted as zero.
+    """
+    used = np.flatnonzero(counts)
+    n_each, x = counts[used].astype(np.float64), values[used]
+    finite = np.isfinite(x)
+    nan_count = int(counts[used][np.isnan(x)].sum())
+    inf_count = int(counts[used][np.isinf(x)].sum())
+    numel = int(counts.sum())
+    p = n_each / numel if numel else n_each
+    entropy = float(-(p * np.log2(p)).sum()) + 0.0 if numel else None
+    n_each, x = n_each[finite], x[finite]
+    n = float(n_each.sum())
+    if n == 0:
+        return _no_finite_elements(numel, nan_count, inf_count, entropy)
+    mean = math.fsum(n_each * x) / n
+    d = x - mean
+    m2, m3, m4 = (math.fsum(n_each * d**power) / n for power in (2, 3, 4))
+    small = n_each[np.abs(x) <= zero_threshold]
+    return Stats(
+        numel=numel,
+        mean=mean,
+        std=math.sqrt(m2),
+        var=m2,
+        skewness=m3 / m2**1.5 if m2 > 0 else None,
+        kurtosis=m4 / m2**2 if m2 > 0 else None,
+        min=float(x.min()),
+        max=float(x.max()),
+        sparsity=float(small.sum()) / numel,
+        nan_count=nan_count,
+        inf_count=inf_count,
+        sum_of_squares=math.fsum(n_each * x * x),
+        entropy_bits=entropy,
+    )
+
+
+@dataclass(slots=True)
+class Moments:
+    """Statistics of values that arrive in blocks, in float64.
+
+    Means and central moments of blocks are merged pairwise, which loses no digits where the
+    mean is large beside the spread. Source: Chan, Golub & LeVeque 1983; Pébay 2008
+    (SAND2008-6212) for the third and fourth moment.
+    """
+
+    zero_threshold: float
+    numel: int = 0
+    finite_count: int = 0
+    nan_count: int = 0
+    inf_count: int = 0
+    zero_count: int = 0
+    min: float = math.inf
+    max: float = -math.inf
+    _sum_of_squares: list[float] = field(default_factory=list)
+    _mean: float = 0.0
+    _m2: float = 0.0
+    _m3: float = 0.0
+    _m4: float = 0.0
+
+    def add(self, block: npt.NDArray[Any]) -> None:
+        """Take in a block of any shape and real dtype."""
+        flat = block.reshape(-1)
+        for start in range(0, flat.size, _SUM_BLOCK):
+            self._add(flat[start : start + _SUM_BLOCK].astype(np.float64))
+
+    def _add(self, x: npt.NDArray[np.float64]) -> None:
+        self.numel += x.size
+        finite = np.isfinite(x)
+        if not finite.all():
+            self.nan_count += int(np.isnan(x).sum())
+            self.inf_count += int(np.isinf(x).sum())
+            x = x[finite]
+        if x.size == 0:
+            return
+        self.zero_count += int(np.count_nonzero(np.abs(x) <= self.zero_threshold))
+        self.min = min(self.min, float(x.min()))
+        self.max = max(self.max, float(x.max()))
+        self._sum_of_squares.append(float(x @ x))
+        mean = float(x.mean())
+        x -= mean
+        square = x * x
+        self._merge(
+            x.size, mean, float(square.sum()), float(square @ x), float(square @ square)
+        )
+
+    def _merge(self, n_b: int, mean_b: float, m2_b: float, m3_b: float, m4_b: float) -> None:
+        n_a, n = self.finite_count, self.finite_count + n_b
+        delta = mean_b - self._mean
+        m2, m3 = self._m2, self._m3
+        a, b = n_a / n, n_b / n
+        self._m4 += (
+            m4_b
+            + delta**4 * n_a * b * (a * a - a * b + b * b)
+            + 6 * delta**2 * (a * a * m2_b + b * b * m2)
+            + 4 * delta * (a * m3_b - b * m3)
+        )
+        self._m3 += m3_b + delta**3 * n_a * b * (a - b) + 3 * delta * (a * m2_b - b * m2)
+        self._m2 += m2_b + delta**2 * n_a * b
+        self._mean += delta * b
+        self.finite_count = n
+
+    def stats(self) -> Stats:
+        """The statistics of everything taken in."""
+        n = self.finite_count
+        if n == 0:
+            return _no_finite_elements(self.numel, self.nan_count, self.inf_count, None)
+        var = self._m2 / n
+        return Stats(
+            numel=self.numel,
+            mean=self._mean,
+            std=math.sqrt(var),
+            var=var,
+            skewness=self._m3 / n / var**1.5 if var > 0 else None,
+            kurtosis=self._m4 / n / var**2 if var > 0 else None,
+            min=self.min,
+            max=self.max,
+            sparsity=self.zero_count / self.numel,
+            nan_count=self.nan_count,
+            inf_count=self.inf_count,
+            sum_of_squares=math.fsum(self._sum_of_squares),
+            entropy_bits=None,
+        )
+
+
+def _no_finite_elements(
+    numel: int, nan_count: int, inf_count: int, entropy: float | None
+) -> Stats:
+    nothing: Mapping[str, None] = dict.fromkeys(
+        ("mean", "std", "var", "skewness", "kurtosis", "min", "max")
+    )
+    return Stats(
+        **nothing,
+        numel=numel,
+        sparsity=0.0 if numel else None,
+        nan_count=nan_count,
+        inf_count=inf_count,
+        sum_of_squares=0.0,
+        entropy_bits=entropy,
+    )

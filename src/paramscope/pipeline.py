@@ -1,0 +1,343 @@
+"""The pipeline: a model's bytes to a run's folder. The one module that sees all stages."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import paramscope
+from paramscope.anatomy import Matrix
+from paramscope.anatomy.dissect import dissect
+from paramscope.checkpoint import Checkpoint
+from paramscope.checkpoint.open import open_checkpoint
+from paramscope.device import choose_device
+from paramscope.engine import Result, Settings
+from paramscope.engine.calibration import rates
+from paramscope.engine.local import memory_budget_bytes, run_tasks, worker_count
+from paramscope.engine.plan import Task, plan
+from paramscope.errors import UsageError
+from paramscope.files import write_whole
+from paramscope.progress import OnProgress, Progress, silent
+from paramscope.source import Source
+from paramscope.source.local import find_sources
+from paramscope.table.coverage import coverage
+from paramscope.table.export import WRITERS, in_table_order, json_text, write_spectra
+from paramscope.table.journal import Entry, Journal
+from paramscope.table.results import META, SPECTRA, Run
+from paramscope.table.schema import Context, row
+
+DEFAULT_OUT = Path("data/outputs")
+DEFAULT_FORMATS = ("csv", "parquet")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How to analyse; the same names as the CLI's options.
+
+    Attributes:
+        out: folder of the run; by default `data/outputs/<org>--<name>`.
+        device: "auto", "cpu" or "cuda".
+        svd: whether to compute spectra; without, statistics only.
+        tolerance: `actual_rank` counts σ > tolerance·σ₁.
+        zero_threshold: `sparsity` counts |x| <= this.
+        workers: matrices measured side by side; by default one per core.
+        memory_bytes: at most this much in flight; by default a share of the free memory.
+        formats: which tables to write besides `params.parquet`, which is always written.
+        fresh: throw away what the folder holds.
+        hash_files: whether `run_meta.json` gets the SHA-256 of the weight files.
+    """
+
+    out: Path | None = None
+    device: str = "auto"
+    svd: bool = True
+    tolerance: float = 1e-6
+    zero_threshold: float = 1e-8
+    workers: int | None = None
+    memory_bytes: int | None = None
+    formats: Sequence[str] = DEFAULT_FORMATS
+    fresh: bool = False
+    hash_files: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work before any work is done."""
+        unknown = sorted(set(self.formats) - set(WRITERS))
+        if unknown:
+            raise UsageError(f"--format: unknown {unknown[0]!r}. Known: {', '.join(WRITERS)}.")
+        if not 0.0 <= self.tolerance < 1.0:
+            raise UsageError(f"--tolerance: expected 0 <= tolerance < 1, got {self.tolerance}.")
+        if not self.zero_threshold >= 0.0:
+            raise UsageError(f"--zero-threshold: expected >= 0, got {self.zero_threshold}.")
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"--workers: expected 1 or more, got {self.workers}.")
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(
+            svd=self.svd, tolerance=self.tolerance, zero_threshold=self.zero_threshold
+        )
+
+
+def analyze(
+    model: str | Path,
+    options: Options | None = None,
+    *,
+    model_id: str | None = None,
+    progress: OnProgress = silent,
+    **changes: Any,
+) -> Run:
+    """Measure every parameter of one checkpoint; goes on where an earlier run stopped.
+
+    Args:
+        model: a folder or a file.
+        options: how; single options can be given by name instead.
+        model_id: which model, where the folder holds several.
+        progress: called a few times a second.
+
+    Raises:
+        ParamscopeError: any of its kinds; rows that were finished are kept.
+    """
+    options = replace(options or Options(), **changes)
+    sources = find_sources(model, model_id)
+    if len(sources) > 1:
+        names = ", ".join(source.model_id for source in sources[:5])
+        raise UsageError(
+            f"{model}: holds {len(sources)} models ({names}{', …' if len(sources) > 5 else ''}). "
+            "Choose one with model_id, or use analyze_all."
+        )
+    return analyze_source(sources[0], options, progress)
+
+
+def analyze_all(
+    model: str | Path,
+    options: Options | None = None,
+    *,
+    model_id: str | None = None,
+    progress: OnProgress = silent,
+    **changes: Any,
+) -> Iterator[Run]:
+    """As `analyze`, for each checkpoint in a folder that holds several, one run after another."""
+    options = replace(options or Options(), **changes)
+    sources = find_sources(model, model_id)
+    for source in sources:
+        out = options.out
+        if out is not None and len(sources) > 1:
+            out = out / folder_name(source.model_id)
+        yield analyze_source(source, replace(options, out=out), progress)
+
+
+def analyze_source(source: Source, options: Options, progress: OnProgress) -> Run:
+    """One checkpoint to one run's folder."""
+    started = time.perf_counter()
+    device = choose_device(options.device)
+    with closing(source):
+        checkpoint = open_checkpoint(source)
+        matrices = dissect(checkpoint.tensors, checkpoint.config)
+        folder = options.out or DEFAULT_OUT / folder_name(source.model_id)
+        with Journal(folder, _identity(checkpoint, options), fresh=options.fresh) as journal:
+            workers = options.workers or worker_count()
+            _measure(checkpoint, matrices, journal, options, workers, progress)
+            hashes = _hashes(checkpoint) if options.hash_files else {}
+            timing = {
+                "wall_s": round(time.perf_counter() - started, 3),
+                "matrices_s": round(journal.time_s(), 3),
+            }
+            meta = _meta(checkpoint, options, device, workers, hashes, timing)
+            write_tables(folder, journal, checkpoint, options.formats, meta)
+    return Run(folder)
+
+
+def folder_name(model_id: str) -> str:
+    """`Qwen/Qwen3-4B` as one folder's name: `Qwen--Qwen3-4B`."""
+    return model_id.replace("/", "--")
+
+
+def _identity(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
+    return {
+        "checkpoint": checkpoint.header_digest,
+        "version": paramscope.__version__,
+        **asdict(options.settings),
+    }
+
+
+def _measure(
+    checkpoint: Checkpoint,
+    matrices: list[Matrix],
+    journal: Journal,
+    options: Options,
+    workers: int,
+    progress: OnProgress,
+) -> None:
+    """Measure what the journal does not have yet, and store each result as it comes."""
+    position = {id(matrix): index for index, matrix in enumerate(matrices)}
+    done = journal.done()
+    tasks = plan(matrices, options.settings, rates())
+    todo = [
+        replace(task, matrices=tuple(m for m in task.matrices if position[id(m)] not in done))
+        for task in tasks
+    ]
+    todo = [task for task in todo if task.matrices]
+    follow = _Follow(checkpoint.source.model_id, len(matrices), len(done), tasks, todo, progress)
+    batches = run_tasks(
+        todo,
+        checkpoint,
+        options.settings,
+        workers=workers,
+        budget_bytes=options.memory_bytes or memory_budget_bytes(),
+    )
+    with closing(batches):
+        for batch in batches:
+            results = [result for finished in batch for result in finished.results]
+            if results:
+                context = _context(checkpoint.source, options)
+                journal.add(
+                    Entry(
+                        position[id(result.matrix)],
+                        row(result, context),
+                        None if result.spectrum is None else result.spectrum.s,
+                        result.time_s,
+                    )
+                    for result in results
+                )
+            follow.advance([finished.task for finished in batch], len(results))
+
+
+class _Follow:
+    """Counts what is done and tells the listener."""
+
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        done: int,
+        tasks: Iterable[Task],
+        todo: Iterable[Task],
+        listener: OnProgress,
+    ) -> None:
+        work_total = sum(task.time_s for task in tasks)
+        work_before = work_total - sum(task.time_s for task in todo)
+        self._started = time.perf_counter()
+        self._listener = listener
+        self._now = Progress(label, done, total, work_before, work_total, 0.0, work_before)
+        listener(self._now)
+
+    def advance(self, tasks: Iterable[Task], results: int) -> None:
+        self._now = replace(
+            self._now,
+            done=self._now.done + results,
+            work_done=self._now.work_done + sum(task.time_s for task in tasks),
+            elapsed_s=time.perf_counter() - self._started,
+        )
+        self._listener(self._now)
+
+
+def _context(source: Source, options: Options) -> Context:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return Context(
+        model_path=source.location,
+        model_id=source.model_id,
+        revision=source.revision,
+        tolerance=options.tolerance,
+        created_at=now.isoformat(timespec="milliseconds"),
+    )
+
+
+def write_tables(
+    folder: Path,
+    journal: Journal,
+    checkpoint: Checkpoint,
+    formats: Sequence[str],
+    meta: dict[str, Any],
+) -> None:
+    """Everything that is derived from the journal; `run_meta.json` last, as the sign of the end."""
+    rows = in_table_order(journal.entries(spectra=False))
+    for name in dict.fromkeys((*formats, "parquet")):
+        WRITERS[name](folder / f"params.{name}", rows)
+    write_spectra(folder / SPECTRA, journal.entries(spectra=True))
+    covered = coverage(checkpoint.tensors, rows)
+    counts = {
+        status: sum(row["status"] == status for row in rows)
+        for status in ("ok", "failed", "refused")
+    }
+    whole = {
+        **meta,
+        "coverage": {**asdict(covered), "complete": covered.complete},
+        "rows": {"total": len(rows), **counts},
+    }
+    write_whole(folder / META, (json_text(whole) + "\n").encode())
+
+
+def _hashes(checkpoint: Checkpoint) -> dict[str, str]:
+    """SHA-256 of the weight files, several files at a time."""
+    with ThreadPoolExecutor(max_workers=worker_count()) as pool:
+        return dict(
+            zip(
+                checkpoint.weight_files,
+                pool.map(checkpoint.source.sha256, checkpoint.weight_files),
+                strict=True,
+            )
+        )
+
+
+def _meta(
+    checkpoint: Checkpoint,
+    options: Options,
+    device: str,
+    workers: int,
+    hashes: dict[str, str],
+    timing: dict[str, float],
+) -> dict[str, Any]:
+    source = checkpoint.source
+    sizes = source.files()
+    return {
+        "model": model_facts(checkpoint),
+        "files": [
+            {"file": file, "size_bytes": sizes[file], "sha256": hashes.get(file)}
+            for file in checkpoint.weight_files
+        ],
+        "options": {**asdict(options), "out": None if options.out is None else str(options.out)},
+        "device": {
+            "device": device,
+            "workers": workers,
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+        },
+        "versions": _versions(),
+        "timing": timing,
+        "notes": list(checkpoint.notes),
+    }
+
+
+def model_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What names the model: the same object in `inspect --json` and in `run_meta.json`."""
+    source = checkpoint.source
+    architectures = checkpoint.config.get("architectures")
+    return {
+        "model_id": source.model_id,
+        "model_path": source.location,
+        "revision": source.revision,
+        "format": checkpoint.format,
+        "model_type": checkpoint.config.get("model_type"),
+        "architectures": architectures if isinstance(architectures, list) else [],
+        "files": len(checkpoint.weight_files),
+    }
+
+
+def _versions() -> dict[str, str]:
+    import numpy as np
+    import pyarrow as pa
+
+    return {
+        "paramscope": paramscope.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "numpy": np.__version__,
+        "pyarrow": pa.__version__,
+    }

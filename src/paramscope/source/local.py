@@ -1,0 +1,209 @@
+"""Checkpoints on this machine: a folder, one file, or a folder with several models below it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from paramscope.errors import NoCheckpointError, SourceError, nearest_first
+
+SIDECAR = ".paramscope.json"  # what a download left beside the files: revision and hashes
+WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+_SEARCH_DEPTH = 5
+
+
+class LocalSource:
+    """A folder's files, or one file on its own; reads are positioned and thread-safe."""
+
+    def __init__(self, path: Path, model_id: str = "") -> None:
+        self.path = path
+        self._model_id = model_id
+        self._handles: dict[str, BinaryIO] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def location(self) -> str:
+        return str(self.path)
+
+    @property
+    def model_id(self) -> str:
+        recorded = self._sidecar.get("model_id")
+        if self._model_id or recorded:
+            return self._model_id or str(recorded)
+        return self.path.stem if self.path.is_file() else self.path.resolve().name
+
+    @property
+    def revision(self) -> str:
+        return str(self._sidecar.get("revision", ""))
+
+    @cached_property
+    def folder(self) -> Path:
+        return self.path.parent if self.path.is_file() else self.path
+
+    @cached_property
+    def _files(self) -> dict[str, int]:
+        if self.path.is_file():
+            beside = (self.folder / "config.json", self.folder / "tokenizer.json")
+            chosen = (self.path, *(file for file in beside if file.is_file()))
+            return {file.name: file.stat().st_size for file in chosen}
+        return {
+            file.relative_to(self.folder).as_posix(): file.stat().st_size
+            for file in sorted(self.folder.rglob("*"))
+            if file.is_file() and not file.name.startswith(".")
+        }
+
+    def files(self) -> Mapping[str, int]:
+        return self._files
+
+    def read(self, file: str, offset: int, size_bytes: int) -> bytes:
+        try:
+            data = self._read(file, offset, size_bytes)
+        except OSError as error:
+            raise SourceError(
+                f"{self.folder / file}: cannot be read ({error.strerror}). "
+                "Check that the disk is mounted and the file readable."
+            ) from error
+        if len(data) != size_bytes:
+            raise SourceError(
+                f"{self.folder / file}: expected {size_bytes:,} bytes at {offset:,}, found "
+                f"{len(data):,}. The file changed while it was read, or was cut short."
+            )
+        return data
+
+    def _read(self, file: str, offset: int, size_bytes: int) -> bytes:
+        handle = self._handle(file)
+        if hasattr(os, "pread"):
+            return _pread(handle.fileno(), offset, size_bytes)
+        with self._lock:  # Windows has no positioned read
+            handle.seek(offset)
+            return handle.read(size_bytes)
+
+    def _handle(self, file: str) -> BinaryIO:
+        with self._lock:
+            if file not in self._handles:
+                self._handles[file] = (self.folder / file).open("rb", buffering=0)
+            return self._handles[file]
+
+    def sha256(self, file: str) -> str:
+        recorded = self._recorded_hash(file)
+        if recorded:
+            return recorded
+        with (self.folder / file).open("rb") as handle:
+            digest = hashlib.sha256()
+            while block := handle.read(2**22):
+                digest.update(block)
+            return digest.hexdigest()
+
+    def _recorded_hash(self, file: str) -> str | None:
+        """The hash that the download checked, where the file was not touched since."""
+        entry = self._sidecar.get("files", {}).get(file, {})
+        stat = (self.folder / file).stat()
+        unchanged = (entry.get("size_bytes"), entry.get("mtime_ns")) == (
+            stat.st_size,
+            stat.st_mtime_ns,
+        )
+        return str(entry["sha256"]) if unchanged and "sha256" in entry else None
+
+    @cached_property
+    def _sidecar(self) -> dict[str, Any]:
+        try:
+            parsed = json.loads((self.folder / SIDECAR).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return parsed if isinstance(parsed, dict) else {}
+
+    def close(self) -> None:
+        with self._lock:
+            for handle in self._handles.values():
+                handle.close()
+            self._handles.clear()
+
+
+def _pread(descriptor: int, offset: int, size_bytes: int) -> bytes:
+    """All of a range: one call returns 2 GiB at most, and a network disk may return less."""
+    data = os.pread(descriptor, size_bytes, offset)
+    if len(data) == size_bytes or not data:
+        return data
+    pieces = [data]
+    read_bytes = len(data)
+    while read_bytes < size_bytes:
+        piece = os.pread(descriptor, size_bytes - read_bytes, offset + read_bytes)
+        if not piece:
+            break
+        pieces.append(piece)
+        read_bytes += len(piece)
+    return b"".join(pieces)
+
+
+def find_sources(path: str | Path, model_id: str | None = None) -> list[LocalSource]:
+    """The checkpoint at `path`, or every checkpoint in the folders below it.
+
+    Args:
+        model_id: analyse only this one, such as `Qwen/Qwen3-4B` below `data/models`.
+
+    Raises:
+        SourceError: the path does not exist, or has no model of that id.
+        NoCheckpointError: nothing below it looks like weights.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SourceError(_missing(path))
+    if path.is_file():
+        return [LocalSource(path, model_id or "")]
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise SourceError(f"{path}: the folder cannot be read. Check its permissions.")
+    if model_id and (path / model_id).is_dir():
+        return [LocalSource(path / model_id, model_id)]
+    folders = list(_weight_folders(path, _SEARCH_DEPTH))
+    if not folders:
+        raise NoCheckpointError(
+            f"{path}: expected a checkpoint, or folders with checkpoints, found no weight file "
+            f"({', '.join(WEIGHT_ENDINGS)}) in it or below. Check the path."
+        )
+    if folders == [path]:
+        return [LocalSource(path, model_id or "")]
+    return _below(path, folders, model_id)
+
+
+def _below(path: Path, folders: list[Path], model_id: str | None) -> list[LocalSource]:
+    sources = {
+        folder.relative_to(path).as_posix(): LocalSource(
+            folder, folder.relative_to(path).as_posix()
+        )
+        for folder in folders
+    }
+    if model_id is None:
+        return list(sources.values())
+    chosen = [source for name, source in sources.items() if model_id in (name, source.model_id)]
+    if not chosen:
+        names = ", ".join(nearest_first(model_id, list(sources))[:5])
+        raise SourceError(f"{path}: expected the model {model_id!r}, found {names}.")
+    return chosen
+
+
+def _weight_folders(folder: Path, depth: int) -> Iterator[Path]:
+    """Folders that hold weights, the search ending at each: what lies below belongs to it."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return
+    if any(entry.suffix in WEIGHT_ENDINGS and entry.is_file() for entry in entries):
+        yield folder
+    elif depth:
+        for entry in entries:
+            if entry.is_dir() and not entry.name.startswith("."):
+                yield from _weight_folders(entry, depth - 1)
+
+
+def _missing(path: Path) -> str:
+    parent = path.parent
+    names = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
+    close = nearest_first(path.name, names)[:3] if names else []
+    hint = f" In {parent} there are: {', '.join(close)}." if close else ""
+    return f"{path}: expected a checkpoint (folder or .safetensors file), found nothing.{hint}"

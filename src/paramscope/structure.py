@@ -1,0 +1,123 @@
+"""What is in a checkpoint, from its headers alone, and what a full analysis would take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paramscope.anatomy import Matrix
+from paramscope.anatomy.dissect import dissect
+from paramscope.anatomy.roles import ROLES
+from paramscope.checkpoint.open import open_checkpoint
+from paramscope.engine import Settings
+from paramscope.engine.calibration import rates
+from paramscope.engine.local import worker_count
+from paramscope.engine.plan import plan
+from paramscope.errors import UsageError
+from paramscope.pipeline import model_facts
+from paramscope.source import Source
+from paramscope.source.local import find_sources
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """The matrices of one checkpoint, unread.
+
+    Attributes:
+        model: what names the model.
+        matrices: every matrix, vector and buffer, in the order of the files.
+        nbytes: bytes of all stored tensors.
+        tensors: stored tensors.
+        time_s: estimated wall time of a full analysis on this machine's cores.
+        memory_bytes: at most what such an analysis holds at one time, besides the program.
+        notes: what to know about the files.
+    """
+
+    model: dict[str, Any]
+    matrices: tuple[Matrix, ...]
+    nbytes: int
+    tensors: int
+    time_s: float
+    memory_bytes: int
+    notes: tuple[str, ...]
+
+    @property
+    def buffers(self) -> int:
+        return sum(matrix.numel for matrix in self.matrices if matrix.role == "buffer")
+
+    @property
+    def parameters(self) -> int:
+        return sum(matrix.numel for matrix in self.matrices) - self.buffers
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `paramscope inspect --json` prints."""
+        return {
+            "model": self.model,
+            "matrices": [_matrix_facts(matrix) for matrix in self.matrices],
+            "totals": {
+                "parameters": self.parameters,
+                "buffers": self.buffers,
+                "bytes": self.nbytes,
+                "tensors": self.tensors,
+            },
+            "estimate": {"time_s": round(self.time_s, 3), "memory_bytes": self.memory_bytes},
+            "notes": list(self.notes),
+        }
+
+
+def _matrix_facts(matrix: Matrix) -> dict[str, Any]:
+    return {
+        "param_name": matrix.tensor.name,
+        "part": matrix.part,
+        "block_type": ROLES[matrix.role].block_type,
+        "role": matrix.role,
+        "tower": matrix.tower,
+        "layer_index": matrix.layer,
+        "expert_index": matrix.expert,
+        "shape": list(matrix.shape),
+        "dtype": matrix.tensor.dtype.name,
+        "numel": matrix.numel,
+    }
+
+
+def inspect(model: str | Path, *, model_id: str | None = None) -> Structure:
+    """The structure of one checkpoint, from headers only.
+
+    Raises:
+        UsageError: the folder holds several models and none was chosen.
+        ParamscopeError: there is no checkpoint, or its headers are damaged.
+    """
+    sources = find_sources(model, model_id)
+    if len(sources) > 1:
+        names = ", ".join(source.model_id for source in sources[:5])
+        raise UsageError(f"{model}: holds {len(sources)} models ({names}, …). Choose by model_id.")
+    return inspect_source(sources[0])
+
+
+def inspect_all(model: str | Path, *, model_id: str | None = None) -> Iterator[Structure]:
+    """As `inspect`, for each checkpoint in a folder that holds several."""
+    for source in find_sources(model, model_id):
+        yield inspect_source(source)
+
+
+def inspect_source(source: Source) -> Structure:
+    """The structure of the checkpoint that a source holds."""
+    with closing(source):
+        checkpoint = open_checkpoint(source)
+        matrices = dissect(checkpoint.tensors, checkpoint.config)
+        tasks = plan(matrices, Settings(), rates())
+        workers = worker_count()
+        side_by_side = sorted((task.memory_bytes for task in tasks), reverse=True)[:workers]
+        longest = max((task.time_s for task in tasks), default=0.0)
+        return Structure(
+            model=model_facts(checkpoint),
+            matrices=tuple(matrices),
+            nbytes=sum(tensor.nbytes for tensor in checkpoint.tensors),
+            tensors=len(checkpoint.tensors),
+            time_s=max(sum(task.time_s for task in tasks) / workers, longest / workers),
+            memory_bytes=sum(side_by_side),
+            notes=checkpoint.notes,
+        )

@@ -1,0 +1,1 @@
+"""What people look at: the console's view, and pages drawn from tables alone."""

@@ -1,0 +1,70 @@
+"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from paramscope.progress import OnProgress, Progress
+from paramscope.views.words import duration_text, printable
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextlib.contextmanager
+def shown_progress() -> Iterator[OnProgress]:
+    """A listener that shows progress until the block ends."""
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    with _bar() as listener:
+        yield listener
+
+
+def _lines() -> OnProgress:
+    """One line every ten seconds; nothing for a run that is over sooner."""
+    last = time.monotonic()
+
+    def tell(now: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            share = now.work_done / now.work_total if now.work_total else 1.0
+            print(f"{now.label}: {share:.0%}, {_counts(now)}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[OnProgress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskID, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[counts]}", markup=False),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(now: Progress) -> None:
+            if now.label not in tasks:
+                tasks[now.label] = bar.add_task(printable(now.label, 24), counts="")
+            bar.update(
+                tasks[now.label],
+                completed=now.work_done,
+                total=now.work_total or 1.0,
+                counts=_counts(now),
+            )
+
+        yield tell
+
+
+def _counts(now: Progress) -> str:
+    eta = "" if now.eta_s is None else f", {duration_text(now.eta_s)} to go"
+    return f"{now.done:,}/{now.total:,} parameters{eta}"

@@ -1,0 +1,76 @@
+"""The structure of a checkpoint as a table on the console: roles, shapes, parameters."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from paramscope.anatomy import Matrix
+from paramscope.structure import Structure
+from paramscope.views.words import bytes_text, count_text, duration_text, printable
+
+_SHAPES_SHOWN = 2
+
+
+def structure_view(structure: Structure) -> Iterator[str]:
+    """Lines of at most 80 columns: the model, a row per role, totals, the estimate."""
+    model = structure.model
+    yield f"Model:      {printable(model['model_id'], 66)}"
+    if model["revision"]:
+        yield f"Revision:   {printable(model['revision'], 66)}"
+    family = [model["model_type"] or "", *map(str, model["architectures"])]
+    if any(family):
+        yield f"Family:     {printable(', '.join(filter(None, family)), 66)}"
+    yield f"Format:     {model['format']}, {_files(model['files'])}, {bytes_text(structure.nbytes)}"
+    for tower, layers in _layers(structure.matrices).items():
+        name = f" ({printable(tower)})" if tower else ""
+        yield f"Layers:     {len(layers)}{name}"
+    yield ""
+    yield f"{'role':<20}{'block type':<11}{'count':>7}  {'shape':<20}{'parameters':>15}"
+    for (tower, role, block_type), group in _by_role(structure).items():
+        label = f"{tower}:{role}" if tower else role
+        count = sum(matrix.numel for matrix in group)
+        yield (
+            f"{printable(label, 19):<20}{block_type:<11}{len(group):>7}  "
+            f"{_shapes(group):<20}{count:>15,}"
+        )
+    yield ""
+    yield f"Parameters: {count_text(structure.parameters)}"
+    if structure.buffers:
+        yield f"Buffers:    {count_text(structure.buffers)}"
+    yield f"Tensors:    {structure.tensors:,} stored, {len(structure.matrices):,} after splitting"
+    dtypes = sorted({matrix.tensor.dtype.name for matrix in structure.matrices})
+    yield f"Dtypes:     {', '.join(dtypes)}"
+    yield (
+        f"A full analysis here takes about {duration_text(structure.time_s)} "
+        f"and {bytes_text(structure.memory_bytes)} of memory."
+    )
+    for note in structure.notes:
+        yield f"Note: {printable(note)}"
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
+def _layers(matrices: tuple[Matrix, ...]) -> dict[str, set[int]]:
+    layers: dict[str, set[int]] = defaultdict(set)
+    for matrix in matrices:
+        if matrix.layer is not None:
+            layers[matrix.tower].add(matrix.layer)
+    return layers
+
+
+def _by_role(structure: Structure) -> dict[tuple[str, str, str], list[Matrix]]:
+    from paramscope.anatomy.roles import ROLES
+
+    groups: dict[tuple[str, str, str], list[Matrix]] = defaultdict(list)
+    for matrix in structure.matrices:
+        groups[matrix.tower, matrix.role, ROLES[matrix.role].block_type].append(matrix)
+    return groups
+
+
+def _shapes(matrices: list[Matrix]) -> str:
+    shapes = list(dict.fromkeys("×".join(map(str, matrix.shape)) for matrix in matrices))
+    more = ", …" if len(shapes) > _SHAPES_SHOWN else ""
+    return printable(", ".join(shapes[:_SHAPES_SHOWN]) + more, 19)
