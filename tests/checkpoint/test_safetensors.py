@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from handmade import header_of
 
+from handmade import header_of
 from paramscope.checkpoint.open import open_checkpoint
 from paramscope.errors import CheckpointError, NoCheckpointError, ParamscopeError
 from paramscope.source.local import LocalSource
-
 
 SOURCES: list[LocalSource] = []
 
@@ -165,21 +164,27 @@ def test_an_index_that_does_not_fit_is_refused(write_checkpoint, weight_map, say
 
 def test_tensors_that_the_index_forgot_are_read_and_told(write_checkpoint):
     folder = sharded(write_checkpoint, {"b": "two.safetensors"})
-    write_checkpoint({"b": np.ones(2, np.float32), "c": np.ones(2, np.float32)}, file="two.safetensors")
+    write_checkpoint(
+        {"b": np.ones(2, np.float32), "c": np.ones(2, np.float32)}, file="two.safetensors"
+    )
     checkpoint = opened(folder)
     assert [t.name for t in checkpoint.tensors] == ["b", "c"]
     assert "1 tensors are in the shards" in checkpoint.notes[0]
 
 
 def test_one_tensor_in_two_shards_is_refused(write_checkpoint):
-    folder = write_checkpoint({"a": np.ones(3, np.float32)}, file="model-00001-of-00002.safetensors")
+    folder = write_checkpoint(
+        {"a": np.ones(3, np.float32)}, file="model-00001-of-00002.safetensors"
+    )
     write_checkpoint({"a": np.ones(3, np.float32)}, file="model-00002-of-00002.safetensors")
     with pytest.raises(CheckpointError, match="'a' is also in"):
         opened(folder)
 
 
 def test_a_series_without_index_must_be_complete(write_checkpoint):
-    folder = write_checkpoint({"a": np.ones(3, np.float32)}, file="model-00002-of-00003.safetensors")
+    folder = write_checkpoint(
+        {"a": np.ones(3, np.float32)}, file="model-00002-of-00003.safetensors"
+    )
     with pytest.raises(CheckpointError, match=r"2 are missing: model-00001-of-00003"):
         opened(folder)
     assert len(opened(folder / "model-00002-of-00003.safetensors").tensors) == 1
@@ -190,7 +195,7 @@ def test_other_formats_and_empty_folders_are_named(tmp_path):
         opened(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     (tmp_path / "model.gguf").write_bytes(b"x")
-    with pytest.raises(NoCheckpointError, match="GGUF, PyTorch pickle.*Supported: safetensors"):
+    with pytest.raises(NoCheckpointError, match=r"GGUF, PyTorch pickle.*Supported: safetensors"):
         opened(tmp_path)
 
 
@@ -212,14 +217,20 @@ def mutate(data: bytes, random_: random.Random) -> bytes:
         elif kind == 1:
             del data[at : at + random_.randint(1, 40)]
         elif kind == 2:
-            data[at:at] = random_.choice([b"-", b"9" * 25, b'"', b"[", b"{", b"\0", b"1e9", b"null"])
+            data[at:at] = random_.choice(
+                [b"-", b"9" * 25, b'"', b"[", b"{", b"\0", b"1e9", b"null"]
+            )
         else:
             del data[at:]
     return bytes(data)
 
 
 def fuzz(tmp_path: Path, times: int) -> None:
-    entries = {"a": entry([2, 3], 0, 24), "b.weight": entry([4], 24, 32, "BF16"), "c": entry([], 32, 40, "I64")}
+    entries = {
+        "a": entry([2, 3], 0, 24),
+        "b.weight": entry([4], 24, 32, "BF16"),
+        "c": entry([], 32, 40, "I64"),
+    }
     good = header_of({"__metadata__": {"format": "pt"}, **entries}) + bytes(40)
     path = tmp_path / "model.safetensors"
     random_ = random.Random(1)

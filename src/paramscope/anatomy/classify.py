@@ -3,15 +3,47 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 from paramscope.anatomy.config import Facts
-from paramscope.anatomy.families import BUFFERS, CONTEXTS, PACKING, ROWS, Row
+from paramscope.anatomy.families import (
+    ADAPTER,
+    BUFFERS,
+    CODES,
+    CODES_ENDING,
+    CONTEXTS,
+    MAGNITUDES,
+    PACKING,
+    ROWS,
+    Row,
+)
 from paramscope.anatomy.names import Name
 from paramscope.checkpoint.dtypes import Dtype
 
+_MAY_BE_PACKED = re.compile(r"(?:cross_)?attn\.|mlp\.|embed\.token|output|ssm|moe\.expert|pro")
 _MIXER = re.compile(r"(?:cross_)?attn\.|mlp\.|moe\.|ssm")
+_OTHER = Row("", "other")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A stored tensor as the rows see it.
+
+    Attributes:
+        shape: of the tensor.
+        weight: shape of the tensor, or of the weight that it is the bias of; None where a bias
+            has no weight.
+        is_there: whether the checkpoint holds a module of this name beside the tensor's own.
+    """
+
+    name: Name
+    shape: tuple[int, ...]
+    weight: tuple[int, ...] | None
+    dtype: Dtype
+    facts: Facts
+    is_there: Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +51,25 @@ class Meaning:
     """What a tensor is, before it is cut.
 
     Attributes:
-        row: the row of the table that fitted, or None.
+        row: the row of the table that fitted.
         role: the role of the whole tensor.
         is_bias: a vector that is added; its pieces are biases too.
+        is_cuttable: it holds numbers of the weight, in the weight's own layout.
         renames: prefixes of roles that the context changes.
-        is_packed: codes, which can be cut only once they are decoded.
-        is_mixer: a weight of attention, an MLP, or another mixer.
+        note: why it is not cuttable.
     """
 
-    row: Row | None
+    row: Row
     role: str
     is_bias: bool = False
+    is_cuttable: bool = True
     renames: tuple[tuple[str, str], ...] = ()
-    is_packed: bool = False
-    is_mixer: bool = False
+    note: str = ""
+
+    @property
+    def is_mixer(self) -> bool:
+        """Whether it is a weight of attention, an MLP, or another mixer."""
+        return _MIXER.match(self.role) is not None
 
     def rename(self, role: str) -> str:
         """A role as the context has it, such as `moe.expert.up` for `mlp.up`."""
@@ -42,46 +79,75 @@ class Meaning:
         return role
 
 
-def classify(name: Name, shape: tuple[int, ...], dtype: Dtype, facts: Facts) -> Meaning:
+def classify(subject: Subject) -> Meaning:
     """The meaning of a tensor, by the first row that fits."""
+    name, is_integer = subject.name, subject.dtype.kind == "integer"
     full = f"{name.path}.{name.leaf}" if name.leaf else name.path
-    if any(_fits(row, full, shape, facts) for row in BUFFERS):
-        return Meaning(None, "buffer")
+    for row in BUFFERS:
+        if _fits(row, full, subject.shape, subject):
+            return Meaning(row, "buffer")
     if re.fullmatch(PACKING, full):
-        return Meaning(None, "packing")
-    is_bias = name.leaf == "bias"
-    path = name.path
-    row = _find(path, shape, facts)
-    if row is None and path.endswith("_bias"):
-        path, is_bias = path.removesuffix("_bias"), True
-        row = _find(path, shape, facts)
-    if dtype.kind == "integer" and (row is None or len(shape) < 2):
-        return Meaning(None, "buffer")
-    if row is None:
-        return Meaning(None, "bias" if is_bias else "other", is_bias)
+        return Meaning(_OTHER, "packing")
+    if re.fullmatch(MAGNITUDES, name.leaf):
+        return Meaning(_OTHER, "scale")
+    path, row, is_bias = _find(subject)
+    is_code = bool(re.fullmatch(CODES, name.leaf)) or (path != name.path and not is_bias)
+    if is_integer and not is_code and not _holds_codes(subject, row, is_bias=is_bias):
+        return Meaning(_OTHER, "buffer")
     renames = _renames(path)
-    meaning = Meaning(row, row.role, is_bias, renames, dtype.kind == "integer")
-    role = meaning.rename(row.role)
+    role = Meaning(row, row.role, renames=renames).rename(row.role)
     if is_bias and role != "norm":
-        return Meaning(row, "bias", is_bias, renames, meaning.is_packed)
-    is_mixer = _MIXER.match(role) is not None
-    return Meaning(row, role, is_bias, renames, meaning.is_packed, is_mixer)
+        role = "bias"
+    if re.fullmatch(ADAPTER, name.leaf):
+        note = f"{name.leaf.removesuffix('.weight')}: a factor of a low-rank adapter"
+        return Meaning(row, role, is_bias, False, renames, note)
+    if is_integer or is_code:
+        return Meaning(row, role, is_bias, False, renames, "packed codes, not decoded")
+    return Meaning(row, role, is_bias, True, renames)
 
 
-def _find(path: str, shape: tuple[int, ...], facts: Facts) -> Row | None:
-    return next((row for row in ROWS if _fits(row, path, shape, facts)), None)
+def _holds_codes(subject: Subject, row: Row, *, is_bias: bool) -> bool:
+    """Whether integers stand for weights: in a weight's place, and no wider than packers use."""
+    is_matrix = len(subject.shape) >= 2 and subject.dtype.bits <= 32 and not is_bias
+    return is_matrix and _MAY_BE_PACKED.match(row.role) is not None
 
 
-def _fits(row: Row, path: str, shape: tuple[int, ...], facts: Facts) -> bool:
-    if row.dims and len(shape) not in row.dims:
+def _find(subject: Subject) -> tuple[str, Row, bool]:
+    """The path that a row fits, the row, and whether the tensor is a bias.
+
+    A parameter `q_bias` is the bias of `q` where no row knows it by its own name.
+    """
+    path = subject.name.path
+    is_bias = subject.name.leaf == "bias"
+    candidates = [(path, is_bias)]
+    if path.endswith("_bias") and not subject.name.leaf:
+        stem = path.removesuffix("_bias")
+        candidates += [(f"{stem}_weight", True), (stem, True)]
+    if path.endswith(CODES_ENDING) and not subject.name.leaf:
+        candidates.append((path.removesuffix(CODES_ENDING), False))
+    for candidate, is_bias in candidates:
+        for row in ROWS:
+            if _fits(row, candidate, subject.weight, subject):
+                return candidate, row, is_bias
+    return path, _OTHER, candidates[-1][1]
+
+
+def _fits(row: Row, path: str, shape: tuple[int, ...] | None, subject: Subject) -> bool:
+    if row.dims and (len(shape) not in row.dims if shape is not None else bool(row.leaf)):
         return False
     if not _at_end(row.pattern).search(path):
         return False
-    if row.models and not any(re.fullmatch(row.models, kind) for kind in facts.model_types):
+    if row.leaf and subject.name.leaf not in (row.leaf, "bias"):
+        return False
+    if row.models and not any(re.fullmatch(row.models, kind) for kind in subject.facts.model_types):
+        return False
+    if row.beside and not subject.is_there(row.beside):
+        return False
+    if row.not_beside and subject.is_there(row.not_beside):
         return False
     if row.when is not None:
         key, wanted, silent = row.when
-        value = facts.value(key)
+        value = subject.facts.value(key)
         return bool((silent if value is None else value) == wanted)
     return True
 
@@ -91,8 +157,13 @@ def _at_end(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(?:^|\.)(?:{pattern})$")
 
 
+@cache
+def _anywhere(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(?:^|\.)(?:{pattern})(?:\.|$)")
+
+
 def _renames(path: str) -> tuple[tuple[str, str], ...]:
     for pattern, renames in CONTEXTS:
-        if re.search(rf"(?:^|\.)(?:{pattern})(?:\.|$)", path):
+        if _anywhere(pattern).search(path):
             return tuple(renames.items())
     return ()

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from paramscope.anatomy.families import CONFIG_WORDS, DIMENSIONS, LABELS  # noqa: F401
+from paramscope.anatomy.families import DIMENSIONS
 from paramscope.anatomy.names import labels as tower_labels
+
+
+# Towers whose numbers are never those of the config's top level, where it has sub-configs.
+_MODAL = frozenset({"vision", "audio", "video"})
 
 
 class Facts:
@@ -34,6 +38,11 @@ class Facts:
     def hidden(self) -> int | None:
         """Width of the residual stream."""
         return self._dimension("hidden")
+
+    @property
+    def experts(self) -> int | None:
+        """Routed experts per layer."""
+        return self._dimension("experts")
 
     @property
     def head_dim(self) -> int | None:
@@ -73,7 +82,7 @@ def facts_for(config: Mapping[str, Any], labels: Sequence[str]) -> Facts:
         if below is not None:
             node, descended = below, True
             types.append(_model_type(node))
-    if not descended and "vision" in labels and _sub_configs(config):
+    if not descended and _MODAL.intersection(labels) and _sub_configs(config):
         node = {}
     if not any(node.get(key) for key in DIMENSIONS["hidden"]):
         below = _sub_config(node, "text")

@@ -7,12 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from paramscope.anatomy import Matrix
-from paramscope.anatomy.classify import Meaning, classify
+from paramscope.anatomy.classify import Meaning, Subject, classify
 from paramscope.anatomy.config import Facts, facts_for
 from paramscope.anatomy.names import Name, Stack, name_towers, normalise, take_apart
 from paramscope.anatomy.pieces import Piece, pieces_of
 from paramscope.checkpoint import StoredTensor
 from paramscope.checkpoint.dtypes import Dtype
+
+# Where the weight of a module is found, and that of a parameter with a `_bias` of its own.
+_WEIGHT_LEAVES = (
+    ".weight",
+    ".qweight",
+    ".weight_v",
+    ".parametrizations.weight.original1",
+    "",
+    "_weight",
+)
 
 _Kind = tuple[str, tuple[int, ...], str]
 
@@ -91,9 +101,32 @@ class _Planner:
         facts = self._facts.get(name.labels)
         if facts is None:
             facts = self._facts[name.labels] = facts_for(self._config, name.labels)
-        meaning = classify(name, shape, dtype, facts)
-        weight = self._shapes.get(full.removesuffix("bias") + "weight", ())
-        return _Plan(name, meaning, pieces_of(meaning, shape, weight, facts))
+        subject = Subject(
+            name,
+            shape,
+            self._weight_of(full, shape),
+            dtype,
+            facts,
+            lambda module: self._is_beside(full, name, module),
+        )
+        meaning = classify(subject)
+        return _Plan(name, meaning, pieces_of(meaning, subject))
+
+    def _weight_of(self, full: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The shape of the weight that a bias is added after; its own of what is no bias."""
+        if not full.endswith(("bias", "_bias")):
+            return shape
+        stem = full.removesuffix("bias").removesuffix(".").removesuffix("_")
+        for leaf in _WEIGHT_LEAVES:
+            weight = self._shapes.get(stem + leaf)
+            if weight is not None:
+                return weight
+        return None
+
+    def _is_beside(self, full: str, name: Name, module: str) -> bool:
+        stem = full.removesuffix(name.leaf).removesuffix(".")
+        parent = stem.rpartition(".")[0]
+        return any(f"{parent}.{module}{leaf}" in self._shapes for leaf in (".weight", "", ".qweight"))
 
     def name_towers(self) -> None:
         """Give every plan its tower, once all the lists of layers are known."""

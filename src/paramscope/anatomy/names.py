@@ -15,6 +15,7 @@ from paramscope.anatomy.families import (
     NOISE,
     NOT_LAYER_LISTS,
     PER_KIND_LISTS,
+    WRAPPED,
 )
 
 # A number is a segment of its own, or ends `expert_3`. One that comes right before the leaf
@@ -26,6 +27,7 @@ _SUBLIST = re.compile(LAYER_SUBLISTS)
 _EXPERT_LIST = re.compile(EXPERT_LISTS)
 _PLAIN_LIST = re.compile(r"layers?|h|blocks?|resblocks|stages")
 _NOISE = re.compile(NOISE)
+_LEAF = re.compile(LEAVES)
 _LABELS = tuple((re.compile(pattern), label) for pattern, label in LABELS)
 
 
@@ -61,19 +63,21 @@ def take_apart(pattern: str) -> Name:
     """Read a pattern: leaf, layer list, expert list, and the words that may name a tower."""
     segments = [segment for segment in pattern.split(".") if not _NOISE.fullmatch(segment)]
     leaf = ""
-    for length in (2, 1):
-        if len(segments) > length and ".".join(segments[-length:]) in LEAVES:
+    for length in (3, 2, 1):
+        if len(segments) > length and _LEAF.fullmatch(".".join(segments[-length:])):
             leaf = ".".join(segments[-length:])
             del segments[-length:]
             break
+    if len(segments) > 1 and segments[-1] == "linear" and re.fullmatch(WRAPPED, segments[-2]):
+        segments.pop()
     at, numbers = _layer_list(segments)
     fixed_layer = None
     if at is not None and segments[at + 1].isdigit():
         fixed_layer = int(segments[at + 1])
     stack_words = segments if at is None else segments[: at + 1]
-    if at is not None and _PLAIN_LIST.fullmatch(segments[at]):
-        stack_words = segments[:at]
-    elif at is not None and re.fullmatch(PER_KIND_LISTS, segments[at]):
+    if (at is not None and _PLAIN_LIST.fullmatch(segments[at])) or (
+        at is not None and re.fullmatch(PER_KIND_LISTS, segments[at])
+    ):
         stack_words = segments[:at]
     return Name(
         path=".".join(segments),

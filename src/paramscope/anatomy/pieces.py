@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from paramscope.anatomy.classify import Meaning
-from paramscope.anatomy.config import Facts
+from paramscope.anatomy.classify import Meaning, Subject
 from paramscope.anatomy.split import LAYOUTS, Fused, cut
 from paramscope.anatomy.view import View
+
+# Roles of tensors that hold several matrices; one that stays whole says why.
+_FUSED = ("attn.qkv", "cross_attn.qkv", "mlp.gate_up", "moe.expert.gate_up", "moe.shared.gate_up")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,82 +24,76 @@ class Piece:
     note: str = ""
 
 
-def pieces_of(
-    meaning: Meaning, shape: tuple[int, ...], weight: tuple[int, ...], facts: Facts
-) -> tuple[Piece, ...]:
-    """The matrices of a tensor; `weight` is the shape of the weight that a bias belongs to."""
-    whole = View.whole(shape)
-    row = meaning.row
-    if row is None:
-        return (Piece("", meaning.role, None, whole),)
-    if meaning.is_packed:
-        return (Piece("", meaning.role, None, whole, note="packed codes, not yet decoded"),)
-    stacked = row.stack == "axis" and len(shape) == (2 if meaning.is_bias else 3)
-    transposed = not meaning.is_bias and _inputs_first(meaning, shape, facts)
-    if not stacked:
-        inputs = _inputs(meaning, shape, weight)
-        return tuple(_cut(meaning, whole, transposed, inputs, facts, prefix="", expert=None))
+def pieces_of(meaning: Meaning, subject: Subject) -> tuple[Piece, ...]:
+    """The matrices of a tensor, disjoint, which together cover it."""
+    whole = View.whole(subject.shape)
+    if not meaning.is_cuttable:
+        return (Piece("", meaning.role, None, whole, note=meaning.note),)
+    experts = _stack(meaning, subject, whole)
+    if experts is None:
+        return _cut(meaning, subject, whole, "", None)
+    is_shared = meaning.rename(meaning.row.role).startswith("moe.shared")
     pieces: list[Piece] = []
-    for expert in range(shape[0]):
-        view = whole.pick(0, expert)
-        if meaning.is_bias:
-            view = replace(view, shape=(1, *view.shape), strides=(view.size, *view.strides))
-        prefix = f"expert.{expert}"
-        pieces += _cut(meaning, view, transposed, None, facts, prefix=prefix, expert=expert)
+    for index, view in enumerate(experts):
+        expert = None if is_shared else index
+        pieces += _cut(meaning, subject, view, f"expert.{index}.", expert)
     return tuple(pieces) or (Piece("", meaning.role, None, whole),)
 
 
+def _stack(meaning: Meaning, subject: Subject, whole: View) -> list[View] | None:
+    """One view per expert, or None where the tensor is not a stack."""
+    dims, shape = len(subject.shape), subject.shape
+    if meaning.row.stack == "rows" and dims == 2:
+        experts = subject.facts.experts
+        if not experts or shape[0] % experts:
+            return None
+        whole = whole.split(0, experts, shape[0] // experts)
+        return [whole.pick(0, expert) for expert in range(experts)]
+    in_experts = meaning.rename(meaning.row.role).startswith(("moe.expert.", "moe.shared."))
+    is_stack = meaning.row.stack == "axis" or (in_experts and not subject.name.expert_number)
+    if not is_stack or dims != (2 if meaning.is_bias else 3):
+        return None
+    if not meaning.is_bias:
+        return [whole.pick(0, expert) for expert in range(shape[0])]
+    rows = [whole.take(0, expert, expert + 1) for expert in range(shape[0])]
+    return [replace(row, column_axes=1) for row in rows]
+
+
 def _cut(
-    meaning: Meaning,
-    view: View,
-    transposed: bool,  # noqa: FBT001
-    inputs: int | None,
-    facts: Facts,
-    *,
-    prefix: str,
-    expert: int | None,
-) -> list[Piece]:
-    assert meaning.row is not None
+    meaning: Meaning, subject: Subject, view: View, prefix: str, expert: int | None
+) -> tuple[Piece, ...]:
+    transposed = not meaning.is_bias and _inputs_first(meaning, subject)
     layout = LAYOUTS.get(meaning.row.layout)
-    if layout is None:
-        part = meaning.role.rpartition(".")[2] if prefix else ""
-        part = f"{prefix}.{meaning.row.role.rpartition('.')[2]}" if prefix else ""
-        return [Piece(part, meaning.role, expert, view, transposed)]
+    own = meaning.row.role.rpartition(".")[2]
+    whole = Piece(f"{prefix}{own}" if prefix else "", meaning.role, expert, view, transposed)
+    if layout is None or meaning.role == "norm":
+        is_unknown = meaning.rename(meaning.row.role) in _FUSED
+        return (replace(whole, note="fused; the order of its parts is not known"),) if is_unknown else (whole,)
     on_columns = meaning.is_bias or transposed
-    length = view.columns if on_columns else view.rows
-    measured = layout.measure(Fused(facts, length, inputs))
-    if isinstance(measured, str):
-        part = f"{prefix}.{meaning.row.role.rpartition('.')[2]}" if prefix else ""
-        return [Piece(part, meaning.role, expert, view, transposed, f"not split: {measured}")]
     axis = len(view.shape) - view.column_axes if on_columns else 0
-    views = cut(view, axis, *measured)
-    return [
-        Piece(
-            f"{prefix}.{part}" if prefix else part,
-            "bias" if meaning.is_bias else meaning.rename(role),
-            expert,
-            piece,
-            transposed,
+    weight = subject.weight or ()
+    inputs = weight[0 if meaning.row.inputs_first else -1] if len(weight) > 1 else None
+    measured = layout.measure(Fused(subject.facts, view.shape[axis], inputs))
+    if isinstance(measured, str):
+        return (replace(whole, note=f"not split: {measured}"),)
+    return tuple(
+        replace(
+            whole,
+            part=f"{prefix}{part}",
+            role="bias" if meaning.is_bias else meaning.rename(role),
+            view=piece,
         )
-        for piece, (part, role) in zip(views, layout.pieces, strict=True)
-    ]
+        for piece, (part, role) in zip(cut(view, axis, *measured), layout.pieces, strict=True)
+    )
 
 
-def _inputs_first(meaning: Meaning, shape: tuple[int, ...], facts: Facts) -> bool:
-    assert meaning.row is not None
-    first = meaning.row.inputs_first
-    if meaning.row.stack != "axis" or len(shape) != 3 or shape[1] == shape[2]:
-        return first
-    hidden = facts.hidden
-    if hidden not in shape[1:]:
-        return first
+def _inputs_first(meaning: Meaning, subject: Subject) -> bool:
+    """Whether rows are inputs: in a stack of experts the hidden size tells, else the row."""
+    shape, hidden = subject.shape, subject.facts.hidden
+    if len(shape) != 3 or shape[1] == shape[2] or hidden not in shape[1:] or meaning.row.stack:
+        return meaning.row.inputs_first and len(shape) in (2, 3)
+    if not meaning.rename(meaning.row.role).startswith("moe."):
+        return meaning.row.inputs_first
     into_hidden = meaning.row.role.endswith("down")
     return (shape[2] if into_hidden else shape[1]) == hidden
 
-
-def _inputs(meaning: Meaning, shape: tuple[int, ...], weight: tuple[int, ...]) -> int | None:
-    assert meaning.row is not None
-    shape = weight if meaning.is_bias else shape
-    if len(shape) < 2:
-        return None
-    return shape[0] if meaning.row.inputs_first else shape[1]

@@ -70,8 +70,8 @@ def _minifloat(
     """An 8-bit float: sign, exponent, mantissa.
 
     `infinities`: the top exponent means Inf and NaN, as in IEEE 754. `finite_nan`: the codes
-    that mean NaN where it does not. Source: OCP 8-bit floating point (OFP8) rev. 1.0; arXiv:2209.05433,
-    arXiv:2206.02915 for the FNUZ variants.
+    that mean NaN where it does not. Source: OCP 8-bit floating point (OFP8) rev. 1.0;
+    arXiv:2209.05433; arXiv:2206.02915 for the FNUZ variants.
     """
     mantissa_bits = 7 - exponent_bits
 

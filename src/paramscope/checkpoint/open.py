@@ -96,8 +96,11 @@ def _demand_complete_series(shards: list[str]) -> None:
         missing = [
             name
             for number in range(1, min(total, 100_000) + 1)
-            if (name := f"{match.string[: match.start(1)]}{number:0{len(match[1])}d}"
-                f"-of-{match[2]}.safetensors") not in shards
+            if (
+                name := f"{match.string[: match.start(1)]}{number:0{len(match[1])}d}"
+                f"-of-{match[2]}.safetensors"
+            )
+            not in shards
         ]
         if missing:
             raise CheckpointError(

@@ -10,15 +10,15 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from paramscope.checkpoint import Checkpoint, StoredTensor, read_json
 from paramscope.checkpoint.dtypes import DTYPES, Codes
 from paramscope.errors import CheckpointError
-from paramscope.source import Source
+from paramscope.source import Source, safe_member
 
 INDEX = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
@@ -76,19 +76,6 @@ def read_elements(source: Source, tensor: StoredTensor, start: int, stop: int) -
     offset = tensor.offset_bytes + start * code.itemsize
     data = source.read(tensor.file, offset, (stop - start) * code.itemsize)
     return np.frombuffer(data, dtype=code)
-
-
-def safe_member(path: str) -> bool:
-    """Whether a file name that a checkpoint gives stays inside the checkpoint's folder."""
-    parts = PurePosixPath(path).parts
-    windows = PureWindowsPath(path)
-    return bool(parts) and not (
-        path.startswith(("/", "\\"))
-        or windows.drive
-        or "\\" in path
-        or "\0" in path
-        or ".." in parts
-    )
 
 
 def _weight_map(source: Source, index: str) -> dict[str, str]:
@@ -195,9 +182,7 @@ def _parse_header(file: str, header: bytes) -> list[StoredTensor]:
         ) from None
     if not isinstance(parsed, dict):
         raise CheckpointError(f"{file}: expected a JSON object in the header. It is damaged.")
-    return [
-        _entry(file, name, entry) for name, entry in parsed.items() if name != "__metadata__"
-    ]
+    return [_entry(file, name, entry) for name, entry in parsed.items() if name != "__metadata__"]
 
 
 class _DuplicateNameError(Exception):
@@ -228,8 +213,8 @@ def _entry(file: str, name: str, entry: Any) -> StoredTensor:
     dtype = DTYPES.get(str(entry.get("dtype")))
     if dtype is None:
         raise CheckpointError(
-            f"{file}: tensor {name!r} has the dtype {entry.get('dtype')!r:.40}, which is not known. "
-            f"Known: {', '.join(DTYPES)}."
+            f"{file}: tensor {name!r} has the dtype {entry.get('dtype')!r:.40}, which "
+            f"is not known. Known: {', '.join(DTYPES)}."
         )
     if not _non_negative_integers(shape):
         raise broken("a shape of non-negative integers", shape)
@@ -243,5 +228,5 @@ def _entry(file: str, name: str, entry: Any) -> StoredTensor:
     return StoredTensor(name, dtype, tuple(shape), file, offsets[0], nbytes, numel)
 
 
-def _non_negative_integers(value: Any) -> bool:
+def _non_negative_integers(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import psutil
@@ -85,7 +85,7 @@ def run_tasks(
     *,
     workers: int,
     budget_bytes: int,
-) -> Iterator[list[Finished]]:
+) -> Generator[list[Finished], None, None]:
     """Run tasks on threads; yield what has finished since the last time, at least every 0.2 s.
 
     Tasks that are large beside the rest run first, one at a time, with all cores on each:
@@ -167,7 +167,9 @@ def run_task(task: Task, checkpoint: Checkpoint, settings: Settings) -> list[Res
     readable = tensor.dtype.kind in ("float", "integer")
     flat = checkpoint.read(tensor, start, stop) if readable else None
     return [
-        measure(matrix, Loaded(tensor.dtype, matrix.view, _cut_once(matrix.view, flat, start)), settings)
+        measure(
+            matrix, Loaded(tensor.dtype, matrix.view, _cut_once(matrix.view, flat, start)), settings
+        )
         for matrix in task.matrices
     ]
 

@@ -83,14 +83,16 @@ def _task(group: Sequence[Matrix], settings: Settings, rates: Rates) -> Task:
     dense = view.size == span[1] - span[0]
     tall = view.columns <= view.rows
     streamed = (
-        len(group) == 1 and dense and span_bytes > _READ_AT_ONCE_BYTES and (tall or not settings.svd)
+        len(group) == 1
+        and dense
+        and span_bytes > _READ_AT_ONCE_BYTES
+        and (tall or not settings.svd)
     )
     read_bytes = 2 * BLOCK_ELEMENTS * _FLOAT64_BYTES if streamed else 2 * span_bytes
     return Task(
         matrices=tuple(group),
         span=span,
         streamed=streamed,
-        memory_bytes=read_bytes
-        + max(matrix_memory_bytes(matrix, settings) for matrix in group),
+        memory_bytes=read_bytes + max(matrix_memory_bytes(matrix, settings) for matrix in group),
         time_s=sum(matrix_time_s(matrix, settings, rates) for matrix in group),
     )

@@ -79,9 +79,13 @@ def _numbers(
     if not spectral:
         return stats, None, ""
     if not stats.finite:
-        return stats, None, (
-            f"no spectrum: {stats.nan_count:,} NaN and {stats.inf_count:,} Inf among "
-            f"{stats.numel:,} elements"
+        return (
+            stats,
+            None,
+            (
+                f"no spectrum: {stats.nan_count:,} NaN and {stats.inf_count:,} Inf among "
+                f"{stats.numel:,} elements"
+            ),
         )
     if max(abs(stats.min or 0.0), abs(stats.max or 0.0)) > _LARGEST_SQUARE:
         return stats, None, f"no spectrum: values beyond {_LARGEST_SQUARE:g} overflow when squared"

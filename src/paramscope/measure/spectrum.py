@@ -82,10 +82,7 @@ def spectrum_of_gram(gram: Float64, *, long_side: int) -> Spectrum:
 
     Cost: 4/3·k³ floating-point operations.
     """
-    if gram.shape[0] == 1:
-        eigenvalues = gram[0].copy()
-    else:
-        eigenvalues = np.linalg.eigvalsh(gram)[::-1]
+    eigenvalues = np.linalg.eigvalsh(gram)[::-1]
     squares = np.maximum(eigenvalues, 0.0)
     s = np.sqrt(squares)
     uncertainty = square_uncertainty(s, long_side=long_side)
@@ -98,9 +95,7 @@ def square_uncertainty(s: Float64, *, long_side: int) -> float:
     return float((len(s) + math.sqrt(long_side)) * EPSILON * s[0] ** 2) if len(s) else 0.0
 
 
-def settled(
-    spectrum: Spectrum, *, long_side: int, tolerance: float, sum_of_squares: float
-) -> bool:
+def settled(spectrum: Spectrum, *, long_side: int, tolerance: float, sum_of_squares: float) -> bool:
     """Whether the fast route fixes the integer ranks, and agrees with the matrix's own norm.
 
     False where some σ² lies within E of the rank threshold (tolerance·σ₁)², where a share of
@@ -134,6 +129,6 @@ def spectrum_of_rows(blocks: Iterable[npt.NDArray[Any]], *, columns: int) -> Spe
     r = np.zeros((0, columns))
     for block in blocks:
         stacked = np.concatenate([r, block.astype(np.float64, copy=False)])
-        r = np.linalg.qr(stacked, mode="r") if len(stacked) > columns else stacked
-    s = np.linalg.svd(r, compute_uv=False) if r.size else np.zeros(0)
+        r = np.asarray(np.linalg.qr(stacked, mode="r")) if len(stacked) > columns else stacked
+    s = np.asarray(np.linalg.svd(r, compute_uv=False), np.float64) if r.size else np.zeros(0)
     return Spectrum(s, "svdvals", float(len(s) * EPSILON * s[0]) if len(s) else 0.0)

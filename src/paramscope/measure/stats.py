@@ -24,7 +24,8 @@ class Stats:
             matrix's own unit, its square for `var`.
         skewness, kurtosis: standardised third and fourth central moment (kurtosis is 3 for a
             normal distribution); None where `std` is 0.
-        min, max: of the finite elements. All the above are None where there are none.
+        min, max: of the finite elements. All the above are None where there are none, or where
+            float64 cannot hold the number.
         sparsity: share of all elements with |x| <= the threshold, in [0, 1].
         sum_of_squares: Σx², the squared Frobenius norm.
         entropy_bits: Shannon entropy of the stored codes in bits per element; None where the
@@ -154,23 +155,22 @@ class Moments:
         mean = float(x.mean())
         x -= mean
         square = x * x
-        self._merge(
-            x.size, mean, float(square.sum()), float(square @ x), float(square @ square)
-        )
+        self._merge(x.size, mean, float(square.sum()), float(square @ x), float(square @ square))
 
     def _merge(self, n_b: int, mean_b: float, m2_b: float, m3_b: float, m4_b: float) -> None:
         n_a, n = self.finite_count, self.finite_count + n_b
         delta = mean_b - self._mean
+        square = delta * delta  # products, not powers: an overflow is inf, not an exception
         m2, m3 = self._m2, self._m3
         a, b = n_a / n, n_b / n
         self._m4 += (
             m4_b
-            + delta**4 * n_a * b * (a * a - a * b + b * b)
-            + 6 * delta**2 * (a * a * m2_b + b * b * m2)
+            + square * square * n_a * b * (a * a - a * b + b * b)
+            + 6 * square * (a * a * m2_b + b * b * m2)
             + 4 * delta * (a * m3_b - b * m3)
         )
-        self._m3 += m3_b + delta**3 * n_a * b * (a - b) + 3 * delta * (a * m2_b - b * m2)
-        self._m2 += m2_b + delta**2 * n_a * b
+        self._m3 += m3_b + square * delta * n_a * b * (a - b) + 3 * delta * (a * m2_b - b * m2)
+        self._m2 += m2_b + square * n_a * b
         self._mean += delta * b
         self.finite_count = n
 
@@ -180,13 +180,14 @@ class Moments:
         if n == 0:
             return _no_finite_elements(self.numel, self.nan_count, self.inf_count, None)
         var = self._m2 / n
+        shaped = var > 0
         return Stats(
             numel=self.numel,
-            mean=self._mean,
-            std=math.sqrt(var),
-            var=var,
-            skewness=self._m3 / n / var**1.5 if var > 0 else None,
-            kurtosis=self._m4 / n / var**2 if var > 0 else None,
+            mean=_finite(self._mean),
+            std=_finite(math.sqrt(var)),
+            var=_finite(var),
+            skewness=_finite(self._m3 / n / (var * math.sqrt(var))) if shaped else None,
+            kurtosis=_finite(self._m4 / n / (var * var)) if shaped else None,
             min=self.min,
             max=self.max,
             sparsity=self.zero_count / self.numel,
@@ -197,9 +198,12 @@ class Moments:
         )
 
 
-def _no_finite_elements(
-    numel: int, nan_count: int, inf_count: int, entropy: float | None
-) -> Stats:
+def _finite(x: float) -> float | None:
+    """None for a number beyond float64, of values so large that their squares overflow."""
+    return x if math.isfinite(x) else None
+
+
+def _no_finite_elements(numel: int, nan_count: int, inf_count: int, entropy: float | None) -> Stats:
     nothing: Mapping[str, None] = dict.fromkeys(
         ("mean", "std", "var", "skewness", "kurtosis", "min", "max")
     )

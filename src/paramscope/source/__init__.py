@@ -6,6 +6,7 @@ A source lists files and reads byte ranges of them. It knows nothing of formats.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Protocol
 
 
@@ -39,3 +40,16 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Give back handles and connections; the source is not read again."""
+
+
+def safe_member(path: str) -> bool:
+    """Whether a file name that a checkpoint gives stays inside the folder it is given for."""
+    parts = PurePosixPath(path).parts
+    windows = PureWindowsPath(path)
+    return bool(parts) and not (
+        path.startswith(("/", "\\"))
+        or windows.drive
+        or "\\" in path
+        or "\0" in path
+        or ".." in parts
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -33,12 +34,14 @@ class Endpoint:
         url: the Hub, or a mirror of it, without a slash at the end.
         headers: what requests to the endpoint carry, the token among them; other hosts never
             see them, nor does any text.
+        stopped: set when nobody waits for answers any more; ends waits and transfers.
     """
 
     url: str
     hub_id: HubId
     headers: Mapping[str, str]
     retries: Retries
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     def __repr__(self) -> str:
         return f"Endpoint({self.url!r}, {str(self.hub_id)!r})"
@@ -62,6 +65,7 @@ class Endpoint:
                 lambda: self._ask(url),
                 replace(self.retries, tries=min(_API_TRIES, self.retries.tries)),
                 where=str(self.hub_id),
+                stopped=self.stopped,
             )
         except SourceError as error:
             passing = error.__cause__

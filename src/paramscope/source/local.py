@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from paramscope.errors import NoCheckpointError, SourceError, nearest_first
+from paramscope.source import safe_member
 
 SIDECAR = ".paramscope.json"  # what a download left beside the files: revision and hashes
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
@@ -21,9 +22,11 @@ _SEARCH_DEPTH = 5
 class LocalSource:
     """A folder's files, or one file on its own; reads are positioned and thread-safe."""
 
-    def __init__(self, path: Path, model_id: str = "") -> None:
+    def __init__(self, path: Path, model_id: str = "", revision: str = "") -> None:
+        """Name a place; `model_id` and `revision` are what the user calls it, if anything."""
         self.path = path
         self._model_id = model_id
+        self._revision = revision
         self._handles: dict[str, BinaryIO] = {}
         self._lock = threading.Lock()
 
@@ -40,7 +43,7 @@ class LocalSource:
 
     @property
     def revision(self) -> str:
-        return str(self._sidecar.get("revision", ""))
+        return self._revision or str(self._sidecar.get("revision", ""))
 
     @cached_property
     def folder(self) -> Path:
@@ -141,25 +144,26 @@ def _pread(descriptor: int, offset: int, size_bytes: int) -> bytes:
     return b"".join(pieces)
 
 
-def find_sources(path: str | Path, model_id: str | None = None) -> list[LocalSource]:
+def find_local(path: Path, *, model_id: str | None, revision: str | None) -> list[LocalSource]:
     """The checkpoint at `path`, or every checkpoint in the folders below it.
 
     Args:
-        model_id: analyse only this one, such as `Qwen/Qwen3-4B` below `data/models`.
+        model_id: only this one, such as `Qwen/Qwen3-4B` below `data/models`; where `path` is one
+            model, what to call it.
+        revision: what to put down as the revision; nothing is looked up.
 
     Raises:
         SourceError: the path does not exist, or has no model of that id.
         NoCheckpointError: nothing below it looks like weights.
     """
-    path = Path(path)
     if not path.exists():
         raise SourceError(_missing(path))
     if path.is_file():
-        return [LocalSource(path, model_id or "")]
+        return [LocalSource(path, model_id or "", revision or "")]
     if not os.access(path, os.R_OK | os.X_OK):
         raise SourceError(f"{path}: the folder cannot be read. Check its permissions.")
-    if model_id and (path / model_id).is_dir():
-        return [LocalSource(path / model_id, model_id)]
+    if model_id and safe_member(model_id) and (path / model_id).is_dir():
+        return [LocalSource(path / model_id, model_id, revision or "")]
     folders = list(_weight_folders(path, _SEARCH_DEPTH))
     if not folders:
         raise NoCheckpointError(
@@ -167,20 +171,16 @@ def find_sources(path: str | Path, model_id: str | None = None) -> list[LocalSou
             f"({', '.join(WEIGHT_ENDINGS)}) in it or below. Check the path."
         )
     if folders == [path]:
-        return [LocalSource(path, model_id or "")]
-    return _below(path, folders, model_id)
-
-
-def _below(path: Path, folders: list[Path], model_id: str | None) -> list[LocalSource]:
+        return [LocalSource(path, model_id or "", revision or "")]
     sources = {
         folder.relative_to(path).as_posix(): LocalSource(
-            folder, folder.relative_to(path).as_posix()
+            folder, folder.relative_to(path).as_posix(), revision or ""
         )
         for folder in folders
     }
     if model_id is None:
         return list(sources.values())
-    chosen = [source for name, source in sources.items() if model_id in (name, source.model_id)]
+    chosen = [source for name, source in sources.items() if model_id == name]
     if not chosen:
         names = ", ".join(nearest_first(model_id, list(sources))[:5])
         raise SourceError(f"{path}: expected the model {model_id!r}, found {names}.")

@@ -89,9 +89,7 @@ def write_parquet(path: Path, rows: Sequence[Row]) -> None:
             for column in COLUMNS
         ]
     )
-    table = pa.table(
-        {name: [row[name] for row in rows] for name in COLUMN_NAMES}, schema=schema
-    )
+    table = pa.table({name: [row[name] for row in rows] for name in COLUMN_NAMES}, schema=schema)
     with whole_file(path) as part:
         pq.write_table(table, part)
 

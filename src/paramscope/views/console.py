@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from paramscope.views.words import bytes_text, count_text, duration_text, printable
 from paramscope.table.schema import Row
+from paramscope.views.words import bytes_text, count_text, duration_text, printable
 
 WIDTH = 80
 _RULE = "=" * WIDTH
@@ -40,6 +40,12 @@ def view(rows: Sequence[Row], meta: Mapping[str, Any]) -> Iterator[str]:
         yield from _entries(outside)
     yield ""
     yield from summary(rows, meta)
+
+
+def has_failures(meta: Mapping[str, Any]) -> bool:
+    """Whether some row is not ok, or the table lacks a part of the checkpoint."""
+    counts = meta["rows"]
+    return bool(counts["failed"] or counts["refused"] or not meta["coverage"]["complete"])
 
 
 def _is_matrix(row: Row) -> bool:
@@ -88,7 +94,9 @@ def _expert_entry(rows: Sequence[Row]) -> Iterator[str]:
     """Many experts of one role and shape: medians, and the range over the experts."""
     yield from _heading(f"{rows[0]['role']} × {len(rows)} experts", rows[0])
     ranks = [int(row["actual_rank"]) for row in rows if row["actual_rank"] is not None]
-    shares = [int(row["svd_90_percent_rank"] or 0) for row in rows if row["actual_rank"] is not None]
+    shares = [
+        int(row["svd_90_percent_rank"] or 0) for row in rows if row["actual_rank"] is not None
+    ]
     if not ranks:
         yield printable(f"    Rank: -   SVD 90%: - ({rows[0]['reason']})", WIDTH)
         return

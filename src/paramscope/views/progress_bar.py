@@ -17,10 +17,30 @@ _SECONDS_BETWEEN_LINES = 10.0
 def shown_progress() -> Iterator[OnProgress]:
     """A listener that shows progress until the block ends."""
     if not sys.stderr.isatty():
-        yield _lines()
+        yield _with_opening(_lines())
         return
     with _bar() as listener:
-        yield listener
+        yield _with_opening(listener)
+
+
+def _with_opening(listener: OnProgress) -> OnProgress:
+    """Say once per model what an earlier run has left to do."""
+    opened: set[str] = set()
+
+    def tell(now: Progress) -> None:
+        if now.label not in opened:
+            opened.add(now.label)
+            if now.done:
+                print(f"{printable(now.label)}: {_left(now)}", file=sys.stderr, flush=True)
+        listener(now)
+
+    return tell
+
+
+def _left(now: Progress) -> str:
+    if now.done == now.total:
+        return f"all {now.total:,} parameters were measured before; nothing to do (--fresh redoes)"
+    return f"goes on after {now.done:,} of {now.total:,} parameters"
 
 
 def _lines() -> OnProgress:

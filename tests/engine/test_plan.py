@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+
+from handmade import RATES
+from paramscope.anatomy import Matrix
+from paramscope.anatomy.view import View
+from paramscope.checkpoint import StoredTensor
+from paramscope.checkpoint.dtypes import DTYPES
+from paramscope.engine import Settings
+from paramscope.engine.calibration import measure_rates
+from paramscope.engine.plan import plan
+
+
+def stored(*shape: int, dtype: str = "BF16") -> StoredTensor:
+    numel = int(np.prod(shape))
+    return StoredTensor("w", DTYPES[dtype], shape, "f", 0, numel * 2, numel)
+
+
+def matrix(tensor: StoredTensor, view: View, part: str = "") -> Matrix:
+    return Matrix(tensor, part, "attn.q", "", None, None, view)
+
+
+def test_pieces_that_interleave_are_read_once_and_those_apart_alone():
+    tensor = stored(12, 4)
+    whole = View.whole((12, 4))
+    per_head = whole.split(0, 2, 3, 2)
+    interleaved = [matrix(tensor, per_head.pick(1, i), "qkv"[i]) for i in range(3)]
+    (task,) = plan(interleaved, Settings(), RATES)
+    assert task.span == (0, 48)
+    assert len(task.matrices) == 3
+    apart = [matrix(tensor, whole.take(0, 4 * i, 4 * i + 4), "qkv"[i]) for i in range(3)]
+    assert sorted(task.span for task in plan(apart, Settings(), RATES)) == [
+        (0, 16),
+        (16, 32),
+        (32, 48),
+    ]
+
+
+def test_the_costliest_comes_first_and_cost_grows_with_the_work():
+    matrices = [matrix(stored(n, n), View.whole((n, n))) for n in (8, 512, 64, 256)]
+    tasks = plan(matrices, Settings(), RATES)
+    assert [task.matrices[0].rows for task in tasks] == [512, 256, 64, 8]
+    assert tasks[0].time_s > 6 * tasks[1].time_s
+    without = plan(matrices, Settings(svd=False), RATES)
+    assert sum(task.time_s for task in without) < 0.1 * sum(task.time_s for task in tasks)
+
+
+def test_a_large_tall_matrix_is_streamed_in_little_memory():
+    (task,) = plan([matrix(stored(200_000, 256), View.whole((200_000, 256)))], Settings(), RATES)
+    assert task.streamed
+    assert task.memory_bytes < 200_000 * 256 * 2
+
+
+def test_rates_of_this_machine_are_positive_and_eigenvalues_cost_more_for_more():
+    rates = measure_rates()
+    assert min(rates.gram_flops, rates.element_s, rates.decode_s) > 0
+    times = [rates.eigen_time_s(k) for k in (2, 64, 100, 256, 700, 1024, 4096)]
+    assert times == sorted(times)
+    assert times[0] > 0
