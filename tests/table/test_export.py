@@ -18,38 +18,11 @@ from paramscope.table.export import (
 from paramscope.table.journal import Entry
 from paramscope.table.schema import COLUMNS, Row
 
-FIRST = [
-    "model_path",
-    "model_id",
-    "revision",
-    "param_name",
-    "layer_index",
-    "block_type",
-    "shape",
-    "rows",
-    "cols",
-    "design_rank",
-    "actual_rank",
-    "rank_ratio",
-    "svd_90_percent_rank",
-    "svd_90_percent_ratio",
-    "mean",
-    "std",
-    "var",
-    "sparsity",
-    "dtype",
-    "created_at",
-    "part",
-    "role",
-    "tower",
-    "expert_index",
-    "min",
-    "max",
-    "numel",
-    "nbytes",
-    "nan_count",
-    "inf_count",
-]
+FIRST = """
+model_path model_id revision param_name layer_index block_type shape rows cols design_rank
+actual_rank rank_ratio svd_90_percent_rank svd_90_percent_ratio mean std var sparsity dtype
+created_at part role tower expert_index min max numel nbytes nan_count inf_count
+""".split()  # noqa: SIM905  a list to compare by eye
 
 
 def made_up_row(**cells) -> Row:

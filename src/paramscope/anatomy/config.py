@@ -45,12 +45,21 @@ class Facts:
         return self._dimension("experts")
 
     @property
+    def has_groups(self) -> bool:
+        """Whether the config says how many key-value heads there are."""
+        return self._dimension("groups") is not None
+
+    @property
+    def own_head_dim(self) -> int | None:
+        """Width of one head, where the config says it."""
+        return self._dimension("head_dim")
+
+    @property
     def head_dim(self) -> int | None:
         """Width of one head; hidden / heads where the config does not say."""
-        width = self._dimension("head_dim")
-        if width is None and self.hidden and self.heads and self.hidden % self.heads == 0:
-            return self.hidden // self.heads
-        return width
+        hidden, heads = self.hidden, self.heads
+        fallback = hidden // heads if hidden and heads and hidden % heads == 0 else None
+        return self.own_head_dim or fallback
 
     def value(self, key: str) -> Any:
         """A config value by its own name, or None."""

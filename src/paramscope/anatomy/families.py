@@ -77,8 +77,8 @@ NOT_LAYER_LISTS = (
 PER_KIND_LISTS = r"attentions|ffns|layer_norm1|layer_norm2|layer_norm15|encoder_attn_list"
 # Stage and block: the layer is counted through all stages.
 LAYER_SUBLISTS = (
-    r"(?:stages|layers|blocks|network|block)\.#\.(?:layers|blocks)\.#"
-    r"|albert_layer_groups\.#\.albert_layers\.#"
+    r"(?:stages|layers|blocks?|network)\.#\.(?:layers|blocks)\.#\."
+    r"|albert_layer_groups\.#\.albert_layers\.#\.|blocks?\.#\.#\."
 )
 EXPERT_LISTS = r"(?:local_|routed_|mlp_)?experts?"
 
@@ -90,17 +90,20 @@ LABELS = (
         "",
     ),
     (
-        r"visual|vision|vision_(?:tower|model|encoder|backbone)|image_(?:tower|encoder|model|vit)"
-        r"|vit|vpm|img_\w+|vision_embedder|siglip|embed_vision",
+        r"visual|vision|(?:vision|image)_(?:tower|model|encoder|backbone|vit)|vit|vpm|img_\w+"
+        r"|vision_embedder|siglip|embed_vision",
         "vision",
     ),
     (r"video_(?:tower|model|encoder)", "video"),
     (
-        r"audio|audio_(?:tower|model|encoder)|speech_(?:tower|encoder|model)|sound_encoder"
-        r"|embed_audio|perception",
+        r"audio|audio_(?:tower|model|encoder)|speech_(?:tower|model)|sound_encoder|embed_audio"
+        r"|perception",
         "audio",
     ),
-    (r"text|text_(?:model|encoder|tower|decoder)|language_model|llm|language", "text"),
+    (r"speech_encoder", "audio.encoder"),
+    (r"text|text_(?:model|tower)|language_model|llm|language", "text"),
+    (r"text_encoder", "text.encoder"),
+    (r"text_decoder", "text.decoder"),
     (r"encoder|wrapped_encoder", "encoder"),
     (r"decoder|wrapped_decoder|transf_decoder|_decoder", "decoder"),
     (r"q_?former", "qformer"),
@@ -270,6 +273,8 @@ ROWS: tuple[Row, ...] = (
     Row(r"self_attn\.qkv_proj", "attn.qkv", "qkv_per_head", models=r"minimax.*"),
     Row(r"queries_keys_values", "attn.qkv"),
     Row(r"keys_values", "attn.kv"),
+    # Vision models with other heads in every stage.
+    Row(r"attn\.qkv", "attn.qkv", "qkv_thirds", models=r"hiera|sam.*|edgetam.*|swin.*|mvit.*"),
     Row(r"qkv|qkv_proj|Wqkv|wqkv|w_qkv|W_pack|att_proj|qkv_linear", "attn.qkv", "qkv_blocks"),
     Row(r"kv_a_proj_with_mqa|wkv_a_with_mqa", "attn.kv_a", "latent_rope"),
     Row(r"kv_b_proj|wkv_b", "attn.kv_b", "kv_per_head"),

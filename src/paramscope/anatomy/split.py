@@ -71,12 +71,14 @@ def interleaved(fused: Fused) -> Axis | str:
 def qkv_blocks(fused: Fused) -> Axis | str:
     """All queries, then all keys, then all values: (H·d, G·d, G·d)."""
     facts, length = fused.facts, fused.length
-    heads, groups, width = facts.heads, facts.groups, facts.head_dim
-    if heads and groups and width and (heads + 2 * groups) * width == length:
-        return 1, (heads * width, groups * width, groups * width)
-    if not (heads and width) and length == 3 * (fused.inputs or 0):
+    heads, groups, width = facts.heads, facts.groups, facts.own_head_dim
+    if heads and groups and length % (heads + 2 * groups) == 0:
+        fitting = length // (heads + 2 * groups)
+        if width == fitting or (not width and facts.has_groups):
+            return 1, (heads * fitting, groups * fitting, groups * fitting)
+    if not width and not facts.has_groups and length == 3 * (fused.inputs or 0):
         return 1, (length // 3,) * 3
-    return _does_not_fit(length, heads=heads, groups=groups, width=width)
+    return _does_not_fit(length, heads=heads, groups=groups, width=facts.head_dim)
 
 
 def qkv_one_group(fused: Fused) -> Axis | str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from paramscope.anatomy.roles import ROLES
 from paramscope.table.schema import Row
 from paramscope.views.words import bytes_text, count_text, duration_text, printable
 
@@ -15,6 +16,7 @@ _RULE = "=" * WIDTH
 _THIN_RULE = "-" * WIDTH
 _EXPERTS_SHOWN_EACH = 4  # a layer with more experts than this gets one entry per role
 _MOST_COMPRESSIBLE = 5
+_ROLE_ORDER = {name: place for place, name in enumerate(ROLES)}
 
 
 def view(rows: Sequence[Row], meta: Mapping[str, Any]) -> Iterator[str]:
@@ -53,6 +55,7 @@ def _is_matrix(row: Row) -> bool:
 
 
 def _entries(rows: Sequence[Row]) -> Iterator[str]:
+    rows = sorted(rows, key=lambda row: _ROLE_ORDER.get(str(row["role"]), 0))
     experts = {row["expert_index"] for row in rows} - {None}
     together = len(experts) > _EXPERTS_SHOWN_EACH
     by_role: dict[tuple[Any, ...], list[Row]] = {}
