@@ -47,6 +47,7 @@ def transformer_analysis(
         low_cpu_mem_usage=low_cpu_mem_usage,
         model_id=model_id,
         revision=revision,
+        rank_k=rank_k,
         device="cpu" if no_gpu else "auto",
     )
 

@@ -199,6 +199,24 @@ def test_without_spectra(model, tmp_path):
     assert pq.read_table(run.folder / "spectra.parquet").num_rows == 0
 
 
+def test_truncated_rows_say_that_their_ranks_are_lower_bounds(write_checkpoint, tmp_path):
+    rng = np.random.default_rng(0)
+    thin = rng.standard_normal((200, 4)) @ rng.standard_normal((4, 90))
+    flat = rng.standard_normal((200, 90))
+    folder = write_checkpoint({"a.q_proj.weight": thin, "b.q_proj.weight": flat})
+    rows = analyze(folder, tmp_path, method="truncated", rank_k=8).rows
+    by_name = {row["param_name"][0]: row for row in rows}
+    assert by_name["a"]["svd_90_percent_rank"] <= 4
+    assert "reach 90 %" in by_name["a"]["reason"]
+    assert (by_name["b"]["actual_rank"], by_name["b"]["svd_90_percent_rank"]) == (8, 8)
+    assert "leading 8 of 90" in by_name["b"]["reason"]
+    assert "do not reach 90 %" in by_name["b"]["reason"]
+    assert by_name["b"]["effective_rank"] is None
+    assert by_name["b"]["frobenius_norm"] == pytest.approx(np.linalg.norm(flat))
+    assert {row["method"] for row in rows} == {"krylov"}
+    assert {row["status"] for row in rows} == {"ok"}
+
+
 def test_nan_is_counted_refused_and_the_run_goes_on(write_checkpoint, tmp_path):
     tensors = llama()
     tensors["model.layers.0.self_attn.q_proj.weight"][3, 3] = np.nan

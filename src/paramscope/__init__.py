@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from paramscope.errors import ParamscopeError
     from paramscope.pipeline import Options, analyze, analyze_all
+    from paramscope.source.download import DownloadResult, download
     from paramscope.structure import Structure, inspect, inspect_all
     from paramscope.table.results import Run
 
@@ -27,19 +28,23 @@ _PUBLIC = {
     "ParamscopeError": "errors",
     "Run": "table.results",
     "Structure": "structure",
+    "DownloadResult": "source.download",
     "analyze": "pipeline",
     "analyze_all": "pipeline",
+    "download": "source.download",
     "inspect": "structure",
     "inspect_all": "structure",
 }
 
 __all__ = [
+    "DownloadResult",
     "Options",
     "ParamscopeError",
     "Run",
     "Structure",
     "analyze",
     "analyze_all",
+    "download",
     "inspect",
     "inspect_all",
 ]

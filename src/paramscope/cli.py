@@ -14,6 +14,7 @@ from paramscope import __version__
 from paramscope.errors import ParamscopeError
 
 if TYPE_CHECKING:
+    from paramscope.pipeline import Options
     from paramscope.table.results import Run
 
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -73,14 +74,28 @@ def _print_any_character() -> None:
             stream.reconfigure(errors="replace")
 
 
+def show_messages(*, verbose: bool) -> None:
+    """Let our own log speak on stderr; the HTTP clients' logs would print signed addresses."""
+    import logging
+
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        for name in ("httpx", "httpx2"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def analysis_options(command: Command) -> Command:
     """The options that every command which measures has."""
     options = (
         click.option("--out", type=click.Path(path_type=Path), help="Folder of the run. Default: data/outputs/<org>--<name>."),
         click.option("--model-id", "--model_id", help="Which model, where MODEL is a folder that holds several."),
+        click.option("--revision", help="Branch, tag or commit on the Hub; of local files, what to put into the column."),
+        click.option("--stream", is_flag=True, help="Read a model on the Hub where it is, without storing it."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where spectra are computed."),
         click.option("--no-gpu", "--no_gpu", is_flag=True, help="The same as --device cpu."),
         click.option("--svd/--no-svd", default=True, show_default=True, help="Compute spectra, or statistics only."),
+        click.option("--method", type=click.Choice(["exact", "truncated"]), default="exact", show_default=True, help="All singular values, or the leading ones: ranks are lower bounds then."),
+        click.option("--rank-k", "--rank_k", default=128, show_default=True, help="How many singular values the truncated solver computes."),
         click.option("--tolerance", type=float, default=1e-6, show_default=True, help="actual_rank counts σ > tolerance·σ₁."),
         click.option("--zero-threshold", type=float, default=1e-8, show_default=True, help="sparsity counts |x| ≤ threshold."),
         click.option("--workers", type=int, help="Matrices measured side by side. Default: one per core."),
@@ -102,7 +117,8 @@ def analysis_options(command: Command) -> Command:
 def paramscope() -> None:
     """Measure every parameter of a transformer checkpoint, without running the model.
 
-    MODEL is a folder, a .safetensors file, or a folder that holds several models.
+    MODEL is a folder, a .safetensors file, a folder that holds several models, or org/name on
+    the Hugging Face Hub, with an optional @revision. A local path wins.
     Results go to stdout, progress to stderr. Exit codes: 0 done, 1 some matrices failed
     (the table says which), 2 wrong use or unreadable input, 130 interrupted.
     """
@@ -118,10 +134,12 @@ def analyze(model: str, *, as_json: bool, **choices: Any) -> int:
     from paramscope.views.console import has_failures
     from paramscope.views.progress_bar import shown_progress
 
-    options, model_id = _options(choices)
+    show_messages(verbose=choices["verbose"])
+    options = _options(choices)
+    which = {"model_id": choices["model_id"], "revision": choices["revision"]}
     failed = False
     with shown_progress() as progress:
-        for run in analyze_all(model, options, model_id=model_id, progress=progress):
+        for run in analyze_all(model, options, **which, progress=progress):
             _print_run(run, as_json=as_json)
             failed = failed or has_failures(run.meta)
     return SOME_FAILED if failed else DONE
@@ -130,19 +148,59 @@ def analyze(model: str, *, as_json: bool, **choices: Any) -> int:
 @paramscope.command()
 @click.argument("model")
 @click.option("--model-id", "--model_id", help="Which model, where MODEL holds several.")
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
-def inspect(model: str, *, model_id: str | None, as_json: bool, debug: bool) -> None:
+def inspect(model: str, *, as_json: bool, debug: bool, **which: str | None) -> None:
     """Show the structure of MODEL from its headers alone, and what an analysis would take."""
     from paramscope.structure import inspect_all
     from paramscope.table.export import json_text
     from paramscope.views.structure_view import structure_view
 
-    for structure in inspect_all(model, model_id=model_id):
+    for structure in inspect_all(model, **which):
         if as_json:
             click.echo(json_text(structure.to_dict()))
         else:
             click.echo("\n".join(structure_view(structure)))
+
+
+@paramscope.command()
+@click.argument("model")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="data/models",
+    show_default=True,
+    help="The folder above: the files go to OUT/org/name.",
+)
+@click.option("--revision", help="Branch, tag or commit. Default: the main branch.")
+@click.option(
+    "--include", multiple=True, help="Only files that match, such as '*.json'; may be given again."
+)
+@click.option("--exclude", multiple=True, help="No files that match; may be given again.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Every file, not only what an analysis needs."
+)
+@click.option("--dry-run", is_flag=True, help="List what would be fetched.")
+@click.option(
+    "--max-workers",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Connections at once.",
+)
+@click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
+def download(model: str, *, debug: bool, **choices: Any) -> None:
+    """Fetch MODEL (org/name) from the Hugging Face Hub, checked against its hashes."""
+    from paramscope.source.download import download as fetch
+    from paramscope.views.progress_bar import shown_download
+    from paramscope.views.words import bytes_text
+
+    with shown_download() as progress:
+        result = fetch(model, progress=progress, **choices)
+    for file in result.files:
+        click.echo(f"{file.state:<8} {bytes_text(file.size_bytes):>10}  {file.path}")
+    click.echo(f"{result.folder} at {result.revision}")
 
 
 @paramscope.command()
@@ -159,15 +217,17 @@ def demo(context: click.Context, /, *, as_json: bool, **choices: Any) -> int:
     return code
 
 
-def _options(choices: dict[str, Any]) -> tuple[Any, str | None]:
-    """The CLI's choices as `Options`, and the model id."""
+def _options(choices: dict[str, Any]) -> Options:
+    """The CLI's choices as `Options`."""
     from paramscope.pipeline import Options
 
     memory_gib = choices["memory_gib"]
-    options = Options(
+    return Options(
         out=choices["out"],
         device="cpu" if choices["no_gpu"] else choices["device"],
         svd=choices["svd"],
+        method=choices["method"],
+        rank_k=choices["rank_k"],
         tolerance=choices["tolerance"],
         zero_threshold=choices["zero_threshold"],
         workers=1 if choices["low_cpu_mem_usage"] else choices["workers"],
@@ -175,8 +235,8 @@ def _options(choices: dict[str, Any]) -> tuple[Any, str | None]:
         formats=tuple(filter(None, choices["formats"].replace(" ", "").split(","))),
         fresh=choices["fresh"],
         hash_files=choices["hash_files"],
+        stream=choices["stream"],
     )
-    return options, choices["model_id"]
 
 
 def _print_run(run: Run, *, as_json: bool) -> None:

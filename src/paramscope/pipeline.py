@@ -16,6 +16,7 @@ from typing import Any
 
 import paramscope
 from paramscope.anatomy import Matrix
+from paramscope.anatomy.architecture import architecture
 from paramscope.anatomy.dissect import dissect
 from paramscope.checkpoint import Checkpoint
 from paramscope.checkpoint.open import open_checkpoint
@@ -29,6 +30,7 @@ from paramscope.files import write_whole
 from paramscope.progress import OnProgress, Progress, silent
 from paramscope.source import Source
 from paramscope.source.find import find_source, find_sources
+from paramscope.source.model_card import licence
 from paramscope.table.coverage import coverage
 from paramscope.table.export import WRITERS, in_table_order, json_text, write_spectra
 from paramscope.table.journal import Entry, Journal
@@ -36,6 +38,7 @@ from paramscope.table.results import META, SPECTRA, Run
 from paramscope.table.schema import Context, Row, row
 
 DEFAULT_OUT = Path("data/outputs")
+METHODS = ("exact", "truncated")
 DEFAULT_FORMATS = ("csv", "parquet")
 
 
@@ -47,6 +50,9 @@ class Options:
         out: folder of the run; by default `data/outputs/<org>--<name>`.
         device: "auto", "cpu" or "cuda".
         svd: whether to compute spectra; without, statistics only.
+        method: "exact" for all singular values; "truncated" for the leading `rank_k`, where all
+            of them would take too long: ranks are lower bounds then, and the rows say so.
+        rank_k: how many singular values the truncated solver computes.
         tolerance: `actual_rank` counts σ > tolerance·σ₁.
         zero_threshold: `sparsity` counts |x| <= this.
         workers: matrices measured side by side; by default one per core.
@@ -54,11 +60,14 @@ class Options:
         formats: which tables to write besides `params.parquet`, which is always written.
         fresh: throw away what the folder holds.
         hash_files: whether `run_meta.json` gets the SHA-256 of the weight files.
+        stream: read a model on the Hub where it is, instead of downloading it first.
     """
 
     out: Path | None = None
     device: str = "auto"
     svd: bool = True
+    method: str = "exact"
+    rank_k: int = 128
     tolerance: float = 1e-6
     zero_threshold: float = 1e-8
     workers: int | None = None
@@ -66,6 +75,7 @@ class Options:
     formats: Sequence[str] = DEFAULT_FORMATS
     fresh: bool = False
     hash_files: bool = True
+    stream: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work before any work is done."""
@@ -76,12 +86,22 @@ class Options:
             raise UsageError(f"--tolerance: expected 0 <= tolerance < 1, got {self.tolerance}.")
         if not self.zero_threshold >= 0.0:
             raise UsageError(f"--zero-threshold: expected >= 0, got {self.zero_threshold}.")
+        if self.method not in METHODS:
+            raise UsageError(f"--method: unknown {self.method!r}. Known: {', '.join(METHODS)}.")
+        if self.rank_k < 1:
+            raise UsageError(f"--rank_k: expected 1 or more, got {self.rank_k}.")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"--workers: expected 1 or more, got {self.workers}.")
 
     @property
     def settings(self) -> Settings:
-        return Settings(svd=self.svd, tolerance=self.tolerance, zero_threshold=self.zero_threshold)
+        return Settings(
+            svd=self.svd,
+            method=self.method,
+            rank_k=self.rank_k,
+            tolerance=self.tolerance,
+            zero_threshold=self.zero_threshold,
+        )
 
 
 def analyze(
@@ -106,7 +126,7 @@ def analyze(
         ParamscopeError: any of its kinds; rows that were finished are kept.
     """
     options = replace(options or Options(), **changes)
-    source = find_source(model, model_id=model_id, revision=revision)
+    source = find_source(model, model_id=model_id, revision=revision, stored=not options.stream)
     return analyze_source(source, options, progress)
 
 
@@ -121,7 +141,7 @@ def analyze_all(
 ) -> Iterator[Run]:
     """As `analyze`, for each checkpoint in a folder that holds several, one run after another."""
     options = replace(options or Options(), **changes)
-    sources = find_sources(model, model_id=model_id, revision=revision)
+    sources = find_sources(model, model_id=model_id, revision=revision, stored=not options.stream)
     for source in sources:
         out = options.out
         if out is not None and len(sources) > 1:
@@ -179,7 +199,7 @@ def _measure(
     """Measure what the journal does not have yet, store each result as it comes; how many."""
     position = {id(matrix): index for index, matrix in enumerate(matrices)}
     done = journal.done()
-    tasks = plan(matrices, options.settings, rates())
+    tasks = plan(matrices, options.settings, rates(), remote=checkpoint.source.remote)
     todo = [
         replace(task, matrices=tuple(m for m in task.matrices if position[id(m)] not in done))
         for task in tasks
@@ -189,7 +209,6 @@ def _measure(
     batches = run_tasks(
         todo,
         checkpoint,
-        options.settings,
         workers=workers,
         budget_bytes=options.memory_bytes or memory_budget_bytes(),
     )
@@ -331,6 +350,8 @@ def model_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "format": checkpoint.format,
         "model_type": checkpoint.config.get("model_type"),
         "architectures": architectures if isinstance(architectures, list) else [],
+        "architecture": architecture(checkpoint.config),
+        "licence": licence(source),
         "files": len(checkpoint.weight_files),
     }
 

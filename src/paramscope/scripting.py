@@ -22,6 +22,7 @@ def analyze_to_table(
     show: bool,
     low_cpu_mem_usage: bool,
     device: str = "auto",
+    rank_k: int = 128,
     model_id: str | None = None,
     revision: str | None = None,
 ) -> int:
@@ -38,6 +39,7 @@ def analyze_to_table(
     options = Options(
         out=out.with_suffix("") if as_file else out,
         device=device,
+        rank_k=rank_k,
         formats=(format_, "parquet"),
         workers=1 if low_cpu_mem_usage else None,
     )

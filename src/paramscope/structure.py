@@ -82,19 +82,24 @@ def _matrix_facts(matrix: Matrix) -> dict[str, Any]:
     }
 
 
-def inspect(model: str | Path, *, model_id: str | None = None) -> Structure:
-    """The structure of one checkpoint, from headers only.
+def inspect(
+    model: str | Path, *, model_id: str | None = None, revision: str | None = None
+) -> Structure:
+    """The structure of one checkpoint, from headers only; on the Hub, nothing else is fetched.
 
     Raises:
         UsageError: the folder holds several models and none was chosen.
         ParamscopeError: there is no checkpoint, or its headers are damaged.
     """
-    return inspect_source(find_source(model, model_id=model_id))
+    source = find_source(model, model_id=model_id, revision=revision, stored=False)
+    return inspect_source(source)
 
 
-def inspect_all(model: str | Path, *, model_id: str | None = None) -> Iterator[Structure]:
+def inspect_all(
+    model: str | Path, *, model_id: str | None = None, revision: str | None = None
+) -> Iterator[Structure]:
     """As `inspect`, for each checkpoint in a folder that holds several."""
-    for source in find_sources(model, model_id=model_id):
+    for source in find_sources(model, model_id=model_id, revision=revision, stored=False):
         yield inspect_source(source)
 
 

@@ -23,7 +23,7 @@ def results(folder, *, workers=2, budget_bytes=2**30, settings=SETTINGS, change=
     with closing(LocalSource(folder)) as source:
         checkpoint = change(open_checkpoint(source))
         tasks = plan.plan(dissect(checkpoint.tensors, {}), settings, RATES)
-        batches = run_tasks(tasks, checkpoint, settings, workers=workers, budget_bytes=budget_bytes)
+        batches = run_tasks(tasks, checkpoint, workers=workers, budget_bytes=budget_bytes)
         finished = [item for batch in batches for item in batch]
     return {r.matrix.tensor.name: r for item in finished for r in item.results}
 
@@ -76,6 +76,16 @@ def test_every_kind_of_tensor_gets_a_result(folder):
     assert "overflow" in found["huge"].reason
 
 
+def test_reading_ahead_changes_no_result(folder, monkeypatch):
+    reference = results(folder)
+    monkeypatch.setattr(LocalSource, "remote", True)
+    for budget_bytes in (1, 2**30):
+        found = results(folder, workers=3, budget_bytes=budget_bytes)
+        assert set(found) == set(reference)
+        for name, result in found.items():
+            same(result, reference[name])
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("budget_bytes", [1, 2**30])
 def test_workers_and_memory_change_no_result(folder, workers, budget_bytes):
@@ -87,10 +97,9 @@ def test_workers_and_memory_change_no_result(folder, workers, budget_bytes):
 def test_blocks_change_no_result(folder, monkeypatch):
     reference = results(folder)
     monkeypatch.setattr(plan, "_READ_AT_ONCE_BYTES", 64)
-    for module in (local, work):
-        monkeypatch.setattr(module, "BLOCK_ELEMENTS", 100)
+    monkeypatch.setattr(plan, "_BLOCK_ELEMENTS", 100)
     for name, result in results(folder).items():
-        if name in ("tall", "deficient", "conv"):
+        if name in ("tall", "wide", "deficient", "conv"):
             assert result.stats.mean == pytest.approx(reference[name].stats.mean, abs=1e-15)
         same(replace(result, stats=reference[name].stats), reference[name])
 
@@ -104,20 +113,20 @@ def test_without_spectra_only_statistics(folder):
 def test_memory_in_flight_stays_within_the_budget(folder, monkeypatch):
     peak = in_flight = 0
     lock = threading.Lock()
-    original = local.run_task
+    original = local.measure_task
 
-    def watched(task, checkpoint, settings):
+    def watched(task, cut):
         nonlocal peak, in_flight
         with lock:
             in_flight += task.memory_bytes
             peak = max(peak, in_flight)
         try:
-            return original(task, checkpoint, settings)
+            return original(task, cut)
         finally:
             with lock:
                 in_flight -= task.memory_bytes
 
-    monkeypatch.setattr(local, "run_task", watched)
+    monkeypatch.setattr(local, "measure_task", watched)
     results(folder, workers=4, budget_bytes=150_000)
     assert 0 < peak <= 150_000
 

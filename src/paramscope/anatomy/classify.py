@@ -94,7 +94,7 @@ def classify(subject: Subject) -> Meaning:
     is_code = bool(re.fullmatch(CODES, name.leaf)) or (path != name.path and not is_bias)
     if is_integer and not is_code and not _holds_codes(subject, row, is_bias=is_bias):
         return Meaning(_OTHER, "buffer")
-    renames = _renames(path)
+    renames = _renames(path, subject)
     role = Meaning(row, row.role, renames=renames).rename(row.role)
     if is_bias and role != "norm":
         role = "bias"
@@ -117,13 +117,14 @@ def _find(subject: Subject) -> tuple[str, Row, bool]:
 
     A parameter `q_bias` is the bias of `q` where no row knows it by its own name.
     """
-    path = subject.name.path
-    is_bias = subject.name.leaf == "bias"
-    candidates = [(path, is_bias)]
-    if path.endswith("_bias") and not subject.name.leaf:
+    path, leaf = subject.name.path, subject.name.leaf
+    candidates = [(path, leaf == "bias")]
+    if path.endswith("_bias") and not leaf:
         stem = path.removesuffix("_bias")
-        candidates += [(f"{stem}_weight", True), (stem, True)]
-    if path.endswith(CODES_ENDING) and not subject.name.leaf:
+        of_a_weight = [(f"{stem}_weight", True), (stem, True)]
+        has_weight = subject.weight is not None
+        candidates = of_a_weight if has_weight else candidates + of_a_weight
+    elif path.endswith(CODES_ENDING) and not leaf:
         candidates.append((path.removesuffix(CODES_ENDING), False))
     for candidate, is_bias in candidates:
         for row in ROWS:
@@ -141,6 +142,8 @@ def _fits(row: Row, path: str, shape: tuple[int, ...] | None, subject: Subject) 
         return False
     if row.models and not any(re.fullmatch(row.models, kind) for kind in subject.facts.model_types):
         return False
+    if row.ratio and not _has_ratio(shape, row.ratio):
+        return False
     if row.beside and not subject.is_there(row.beside):
         return False
     if row.not_beside and subject.is_there(row.not_beside):
@@ -150,6 +153,10 @@ def _fits(row: Row, path: str, shape: tuple[int, ...] | None, subject: Subject) 
         value = subject.facts.value(key)
         return bool((silent if value is None else value) == wanted)
     return True
+
+
+def _has_ratio(shape: tuple[int, ...] | None, ratio: float) -> bool:
+    return shape is not None and len(shape) == 2 and shape[0] == round(shape[1] * ratio)
 
 
 @cache
@@ -162,8 +169,9 @@ def _anywhere(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(?:^|\.)(?:{pattern})(?:\.|$)")
 
 
-def _renames(path: str) -> tuple[tuple[str, str], ...]:
-    for pattern, renames in CONTEXTS:
-        if _anywhere(pattern).search(path):
-            return tuple(renames.items())
+def _renames(path: str, subject: Subject) -> tuple[tuple[str, str], ...]:
+    dims = None if subject.weight is None else len(subject.weight)
+    for context in CONTEXTS:
+        if _anywhere(context.pattern).search(path) and (not context.dims or dims in context.dims):
+            return context.renames
     return ()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from paramscope.anatomy.families import DIMENSIONS
+from paramscope.anatomy.families import DIMENSIONS, SIGNS
 from paramscope.anatomy.names import labels as tower_labels
-
 
 # Towers whose numbers are never those of the config's top level, where it has sub-configs.
 _MODAL = frozenset({"vision", "audio", "video"})
@@ -81,10 +81,15 @@ class Facts:
         return self.number(*sided, *keys)
 
 
-def facts_for(config: Mapping[str, Any], labels: Sequence[str]) -> Facts:
-    """The part of the config that speaks of the tower with these labels."""
+def facts_for(
+    config: Mapping[str, Any], labels: Sequence[str], *, signs: Sequence[str] = ()
+) -> Facts:
+    """The part of the config that speaks of the tower with these labels.
+
+    `signs` are model types that the tensors themselves give away.
+    """
     node: Mapping[str, Any] = config
-    types = [_model_type(config)]
+    types = [_model_type(config), *signs]
     descended = False
     for label in labels:
         below = _sub_config(node, label)
@@ -100,6 +105,18 @@ def facts_for(config: Mapping[str, Any], labels: Sequence[str]) -> Facts:
             types.append(_model_type(node))
     side = next((label for label in labels if label in ("encoder", "decoder")), "")
     return Facts(node, side=side, model_types=(kind for kind in types if kind))
+
+
+def signs_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Model types that the names and shapes of a checkpoint give away."""
+    found: list[str] = []
+    for pattern, ratio, model_type in SIGNS:
+        fits = re.compile(pattern).fullmatch
+        for name, shape in shapes.items():
+            if len(shape) == 2 and shape[0] == round(shape[1] * ratio) and fits(name):
+                found.append(model_type)
+                break
+    return tuple(found)
 
 
 def _sub_configs(node: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -8,23 +8,15 @@ from typing import Any
 
 from paramscope.anatomy import Matrix
 from paramscope.anatomy.classify import Meaning, Subject, classify
-from paramscope.anatomy.config import Facts, facts_for
-from paramscope.anatomy.names import Name, Stack, name_towers, normalise, take_apart
+from paramscope.anatomy.config import Facts, facts_for, signs_of
+from paramscope.anatomy.names import Name, normalise, take_apart
 from paramscope.anatomy.pieces import Piece, pieces_of
+from paramscope.anatomy.towers import Stack, name_towers, tower_outside
 from paramscope.checkpoint import StoredTensor
-from paramscope.checkpoint.dtypes import Dtype
 
-# Where the weight of a module is found, and that of a parameter with a `_bias` of its own.
-_WEIGHT_LEAVES = (
-    ".weight",
-    ".qweight",
-    ".weight_v",
-    ".parametrizations.weight.original1",
-    "",
-    "_weight",
-)
-
-_Kind = tuple[str, tuple[int, ...], str]
+# Where the weight of a bias is found, after `bias` or `_bias` is taken off its name.
+_WEIGHTS = (".weight", ".qweight", ".weight_v", ".parametrizations.weight.original1", "", "_weight")
+_MODULES = (".weight", ".qweight", "")
 
 
 @dataclass(slots=True)
@@ -49,14 +41,15 @@ def dissect(tensors: Sequence[StoredTensor], config: Mapping[str, Any]) -> list[
         the role `other`; a fused tensor that cannot be split for want of a number in the config
         stays whole, and its `note` says what is missing.
 
-    Cost: one classification per distinct name pattern, shape and dtype; about 3 µs per tensor.
+    Cost: one classification per distinct name pattern, shape and dtype; then some µs a tensor.
     """
     planner = _Planner(tensors, config)
-    planned = [(tensor, *planner.plan(tensor)) for tensor in tensors]
+    planned = [planner.plan(tensor) for tensor in tensors]
     planner.name_towers()
-    layers = _layer_indices([(plan, numbers) for _, plan, numbers in planned])
     matrices: list[Matrix] = []
-    for (tensor, plan, numbers), layer in zip(planned, layers, strict=True):
+    for tensor, (plan, numbers), layer in zip(
+        tensors, planned, _layer_indices(planned), strict=True
+    ):
         own = plan.name.expert_number
         expert = None if own is None else int(numbers[own])
         for piece in plan.pieces:
@@ -82,7 +75,8 @@ class _Planner:
     def __init__(self, tensors: Sequence[StoredTensor], config: Mapping[str, Any]) -> None:
         self._config = config
         self._shapes = {tensor.name: tensor.shape for tensor in tensors}
-        self._plans: dict[_Kind, _Plan] = {}
+        self._signs = signs_of(self._shapes)
+        self._plans: dict[tuple[str, tuple[int, ...], str], _Plan] = {}
         self._names: dict[str, Name] = {}
         self._facts: dict[tuple[str, ...], Facts] = {}
 
@@ -91,42 +85,8 @@ class _Planner:
         kind = (pattern, tensor.shape, tensor.dtype.name)
         plan = self._plans.get(kind)
         if plan is None:
-            plan = self._plans[kind] = self._make(pattern, tensor.name, tensor.shape, tensor.dtype)
+            plan = self._plans[kind] = self._make(pattern, tensor)
         return plan, numbers
-
-    def _make(self, pattern: str, full: str, shape: tuple[int, ...], dtype: Dtype) -> _Plan:
-        name = self._names.get(pattern)
-        if name is None:
-            name = self._names[pattern] = take_apart(pattern)
-        facts = self._facts.get(name.labels)
-        if facts is None:
-            facts = self._facts[name.labels] = facts_for(self._config, name.labels)
-        subject = Subject(
-            name,
-            shape,
-            self._weight_of(full, shape),
-            dtype,
-            facts,
-            lambda module: self._is_beside(full, name, module),
-        )
-        meaning = classify(subject)
-        return _Plan(name, meaning, pieces_of(meaning, subject))
-
-    def _weight_of(self, full: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The shape of the weight that a bias is added after; its own of what is no bias."""
-        if not full.endswith(("bias", "_bias")):
-            return shape
-        stem = full.removesuffix("bias").removesuffix(".").removesuffix("_")
-        for leaf in _WEIGHT_LEAVES:
-            weight = self._shapes.get(stem + leaf)
-            if weight is not None:
-                return weight
-        return None
-
-    def _is_beside(self, full: str, name: Name, module: str) -> bool:
-        stem = full.removesuffix(name.leaf).removesuffix(".")
-        parent = stem.rpartition(".")[0]
-        return any(f"{parent}.{module}{leaf}" in self._shapes for leaf in (".weight", "", ".qweight"))
 
     def name_towers(self) -> None:
         """Give every plan its tower, once all the lists of layers are known."""
@@ -134,33 +94,51 @@ class _Planner:
         for plan in self._plans.values():
             path = plan.name.stack
             if path:
-                known = by_path.get(path)
-                is_main = plan.meaning.is_mixer or (known is not None and known.is_main)
+                was_main = path in by_path and by_path[path].is_main
+                is_main = was_main or plan.meaning.is_mixer
                 by_path[path] = Stack(path, plan.name.labels, is_main)
-        towers = name_towers(list(by_path.values()))
+        stacks = list(by_path.values())
+        towers = name_towers(stacks)
         for plan in self._plans.values():
-            if plan.name.stack:
-                plan.tower = towers[plan.name.stack]
-            else:
-                plan.tower = _tower_outside(plan.name, by_path, towers)
+            path = plan.name.stack
+            plan.tower = towers[path] if path else tower_outside(plan.name.labels, stacks, towers)
 
+    def _make(self, pattern: str, tensor: StoredTensor) -> _Plan:
+        name = self._names.get(pattern)
+        if name is None:
+            name = self._names[pattern] = take_apart(pattern)
+        facts = self._facts.get(name.labels)
+        if facts is None:
+            facts = self._facts[name.labels] = facts_for(
+                self._config, name.labels, signs=self._signs
+            )
+        subject = Subject(
+            name=name,
+            shape=tensor.shape,
+            weight=self._weight_of(tensor),
+            dtype=tensor.dtype,
+            facts=facts,
+            is_there=lambda module: self._is_beside(tensor, name, module),
+        )
+        meaning = classify(subject)
+        return _Plan(name, meaning, pieces_of(meaning, subject))
 
-def _tower_outside(name: Name, stacks: Mapping[str, Stack], towers: Mapping[str, str]) -> str:
-    """The tower of what is in no layer: of the stack with which it shares the longest prefix."""
-    best, length = "", 0
-    for path, stack in stacks.items():
-        shared = 0
-        for mine, theirs in zip(name.labels, stack.labels, strict=False):
-            if mine != theirs:
-                break
-            shared += 1
-        if stack.is_main and shared > length:
-            best, length = towers[path], shared
-    return best
+    def _weight_of(self, tensor: StoredTensor) -> tuple[int, ...] | None:
+        """The shape of the weight that a bias belongs to; the tensor's own if it is no bias."""
+        if not tensor.name.endswith((".bias", "_bias")):
+            return tensor.shape
+        stem = tensor.name.removesuffix("bias")[:-1]
+        found = (self._shapes.get(stem + leaf) for leaf in _WEIGHTS)
+        return next((shape for shape in found if shape is not None), None)
+
+    def _is_beside(self, tensor: StoredTensor, name: Name, module: str) -> bool:
+        stem = tensor.name.removesuffix(name.leaf).removesuffix(".")
+        parent = stem.rpartition(".")[0]
+        return any(f"{parent}.{module}{leaf}" in self._shapes for leaf in _MODULES)
 
 
 def _layer_indices(planned: Sequence[tuple[_Plan, list[str]]]) -> list[int | None]:
-    """The layer of each tensor; blocks of stages are counted through."""
+    """The layer of each tensor; blocks of stages are counted through all stages."""
     raw = [tuple(int(numbers[at]) for at in plan.name.layer_numbers) for plan, numbers in planned]
     staged: dict[str, set[tuple[int, ...]]] = {}
     for (plan, _), index in zip(planned, raw, strict=True):
@@ -175,8 +153,6 @@ def _layer_indices(planned: Sequence[tuple[_Plan, list[str]]]) -> list[int | Non
         in_stages = ranks.get(plan.name.stack)
         if in_stages is not None:
             layers.append(in_stages.get(index))
-        elif index:
-            layers.append(index[0])
         else:
-            layers.append(plan.name.fixed_layer)
+            layers.append(index[0] if index else plan.name.fixed_layer)
     return layers

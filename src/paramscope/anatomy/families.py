@@ -27,6 +27,7 @@ class Row:
         leaf: the parameter's own name, where the row asks for one.
         beside: a module that must be there in the place of the last segment.
         not_beside: a module that must not be there.
+        ratio: first over second dimension of the weight, where the row asks for one.
         inputs_first: stored [in, out]: Conv1D, and some stacks of experts.
         stack: "axis" where the first axis counts experts, "rows" where it is (experts·out, in).
             Experts of three dimensions need neither.
@@ -41,6 +42,7 @@ class Row:
     leaf: str = ""
     beside: str = ""
     not_beside: str = ""
+    ratio: float = 0.0
     inputs_first: bool = False
     stack: str = ""
 
@@ -66,7 +68,7 @@ LEAVES = (
 
 # Lists whose index is the layer, and lists of that kind whose index is not.
 LAYER_LISTS = (
-    r"layers?|h|(?:\w+_)?blocks?|\w+_layers|resblocks|albert_layer_groups|stages|conformer"
+    r"layers?|h|blk|(?:\w+_)?blocks?|\w+_layers|resblocks|albert_layer_groups|stages|conformer"
     r"|encoders|self_attends|mixers|network|mtp|nextn_predict_layers"
 )
 NOT_LAYER_LISTS = (
@@ -144,13 +146,23 @@ DIMENSIONS: Mapping[str, tuple[str, ...]] = {
 # (`attn.bias`, four dimensions) apart from a bias of the same name.
 BUFFERS: tuple[Row, ...] = (
     Row(r"(?:\w*_)?position_ids|token_type_ids|\w*inv_freq|masked_bias", "buffer"),
-    Row(r"num_batches_tracked|running_(?:mean|var)|relative_(?:position|coords)_\w*index", "buffer"),
+    Row(
+        r"num_batches_tracked|running_(?:mean|var)|relative_(?:position|coords)_\w*index", "buffer"
+    ),
     Row(r"(?:attn|attention|self_attn)\.bias", "buffer", dims=(2, 3, 4)),
-    Row(r"(?:cos|sin)_cached|rope\.freqs|freqs_cis|attn_mask|causal_mask|freqs", "buffer"),
+    Row(
+        r"(?:cos|sin)_cached|rope_(?:freqs|factors_\w+)|rope\.freqs|freqs_cis|attn_mask|causal_mask|freqs",
+        "buffer",
+    ),
     # Statistics of codebooks; observers and codes of fake quantisation (I-BERT, Gemma 4).
     Row(r"codebook\.(?:cluster_\w+|embed_avg|embed_sum|inited|initialized)", "buffer"),
-    Row(r"(?:input|output)_(?:min|max)|x_min|x_max|(?:act|fc)_scaling_factor|\w+_integer", "buffer"),
-    Row(r"slope_rate|(?:query|key|diagonal)_decay|summary_idxs|num_points_scale|n_points_scale", "buffer"),
+    Row(
+        r"(?:input|output)_(?:min|max)|x_min|x_max|(?:act|fc)_scaling_factor|\w+_integer", "buffer"
+    ),
+    Row(
+        r"slope_rate|(?:query|key|diagonal)_decay|summary_idxs|num_points_scale|n_points_scale",
+        "buffer",
+    ),
 )
 
 # Scales, zero points and index tables that belong to packed weights; over whole names.
@@ -171,13 +183,13 @@ MLP = r"(?:mlp|\w*ffn\w*|ff|feed_forward\w*|mlps\.(?:#|\d+)|ffns\.(?:#|\d+)|\w*_
 MOE = r"(?:mlp|moe|block_sparse_moe|ffn|feed_forward|mixer|text_moe|vision_moe|moe_block)"
 SSM = r"(?:mixer|mamba\w*|ssm|temporal_block|mlstm_layer|slstm_layer|recurrent_block)"
 PROJECTOR = (
-    r"(?:\w*projector\w*|\w*merger\w*|connector|aligner|resampler\w*|\w*modality_projection"
+    r"(?:\w*projector\w*|\w*merger\w*|\w*connector|\w*aligner|resampler\w*|\w*modality_projection"
     r"|language_projection|image_projection|vision_projection|sound_projection|embed_vision"
     r"|embed_audio|mlp1|mlp_AR|enc_to_dec_proj|image_to_text_projection|vision_embed_tokens"
     r"|visual_projection\.visual_projection|vision_proj|perceive|audio_projection\w*)"
 )
 OUTPUT_MATRIX = (
-    r"(?:out_proj|o_proj|proj|projection|projection_layer|(?:output\.)?dense|output|out|wo|Wo|w_o"
+    r"(?:out_proj|o_proj|proj|projection|projection_layer|(?:\w*output\.)?dense|output|out|wo|Wo|w_o"
     r"|to_out(?:\.0)?|out_lin|linear_out|output_proj|post|post_proj|attn_out|attention_out|c_proj"
     r"|out_projection|final|o|wo_ud|o_[ab]_proj|wo_[ab]|fc_out|linear_o)"
 )
@@ -186,8 +198,11 @@ OUTPUT_MATRIX = (
 CONV1D = r"gpt2|openai-gpt|imagegpt|decision_transformer|clvp.*|gptsan.*"
 # Families of `query_key_value` where q, k and v alternate per head.
 PER_HEAD = r"gpt_neox|gpt_neox_japanese|bloom|persimmon|fuyu"
+# What a checkpoint shows of its family, whatever its config says: a fused weight of this name
+# and this ratio of dimensions can only be a Conv1D.
+SIGNS = ((r".*c_attn\.weight", 1 / 3, "gpt2"),)
 FALCON = r"falcon|RefinedWeb(?:Model)?"
-GATED_ATTENTION = r"qwen3_next|qwen3_5\w*|minicpm\w*4_\d\w*|minicpm_ocr\w*"
+GATED_ATTENTION = r"qwen3_next|qwen3_5\w*|qwen4_exp\w*"
 
 ROWS: tuple[Row, ...] = (
     # A weight of one dimension scales what a normalisation has centred.
@@ -201,14 +216,21 @@ ROWS: tuple[Row, ...] = (
     Row(rf"{MOE}\.gate\.\w+", "moe.router"),
     # Norms; those of some families are matrices or have parameters of other names.
     Row(r"\w*(?:norm|Norm)\w*|ln(?:_\w+|\d+\w*)?|\w+_ln|\w*bn\d?", "norm"),
-    Row(r"\w*(?:norm|Norm)\w*\.(?:gamma|beta|scale|shift|g|b|\d+|#)|hidden_states_norms\.\w+", "norm"),
+    Row(
+        r"\w*(?:norm|Norm)\w*\.(?:gamma|beta|scale|shift|g|b|\d+|#)|hidden_states_norms\.\w+",
+        "norm",
+    ),
     Row(r"\w*layernorm\.(?:W_\w+|mlp\.fc\d)", "norm"),
     # Relative positions, and what is added to attention scores.
     Row(r"relative_position_bias_table|rel_pos_[hw]|seg_embed", "embed.relative"),
     Row(r"\w*(?:rel_|relative_|distance_)\w*(?:emb|bias)\w*|rel_embeddings", "embed.relative"),
     Row(r"sinks?|\w*attn_sink\w*|sink_proj|learnable_sink_param|softmax_offset", "attn.bias"),
     Row(r"(?:pos_)?bias_[uv]|r_[wrs]_bias|continuous_position_bias_mlp\.\d", "attn.bias"),
-    Row(r"r_proj|wr_du|linear_pos|relative_k_proj|pos_proj|r_kernel|rel_logits_proj\.proj", "attn.pos"),
+    Row(
+        r"r_proj|wr_du|linear_pos|relative_k_proj|pos_proj|r_kernel|rel_logits_proj\.proj",
+        "attn.pos",
+    ),
+    Row(r"rel_attn\.r", "attn.pos", models="xlnet", inputs_first=True),
     Row(rf"{ATTENTION}\.r", "attn.pos"),
     # Indexers of sparse attention, before the projections of the same names.
     Row(r"indexer\.(?:wq_b|q_b_proj|q_proj|wq)|index_q_proj", "attn.index.q"),
@@ -258,7 +280,9 @@ ROWS: tuple[Row, ...] = (
     Row(r"self_attention\.query_key_value", "attn.qkv", "qkv_blocks", models="chatglm"),
     Row(r"query_key_value", "attn.qkv", "qkv_blocks", models=r"bailing.*|\w*bailing\w*"),
     Row(r"query_key_value", "attn.qkv"),
-    Row(r"wqkv", "attn.qkv", "qkv_per_group", models=r"internlm2.*|internvl_chat|internlmxcomposer2"),
+    Row(
+        r"wqkv", "attn.qkv", "qkv_per_group", models=r"internlm2.*|internvl_chat|internlmxcomposer2"
+    ),
     Row(r"qkv_proj", "attn.qkv", "qvk_per_shard", models="codegen"),
     Row(r"in_proj_qkvz", "attn.qkv", "linear_qkvz_per_group", models="qwen3_next.*"),
     Row(r"self\.in_proj", "attn.qkv", "qkv_per_head", models="deberta"),
@@ -266,7 +290,9 @@ ROWS: tuple[Row, ...] = (
     Row(r"gqkv_proj", "attn.qkv", "gate_qkv_blocks"),
     Row(r"in_proj_qkv", "attn.qkv", "linear_qkv_blocks"),
     Row(r"in_proj_qkvz", "attn.qkv", "linear_qkvz_per_group"),
-    Row(r"c_attn", "attn.qkv", "qkv_thirds"),
+    Row(r"c_attn", "attn.qkv", "qkv_blocks", models="codeshell"),
+    Row(r"c_attn", "attn.qkv", "qkv_thirds", ratio=3),
+    Row(r"c_attn", "attn.qkv"),
     Row(r"in_proj_weight|to_qkv", "attn.qkv", "qkv_thirds"),
     Row(rf"{ATTENTION}\.in_proj", "attn.qkv", "qkv_blocks"),
     # MiniMax's lightning attention.
@@ -279,7 +305,12 @@ ROWS: tuple[Row, ...] = (
     Row(r"kv_a_proj_with_mqa|wkv_a_with_mqa", "attn.kv_a", "latent_rope"),
     Row(r"kv_b_proj|wkv_b", "attn.kv_b", "kv_per_head"),
     Row(r"kv_proj|wkv|kv", "attn.kv", models="deepseek_v4"),
-    Row(r"kv_proj|to_kv|kv|key_value|to_kv_\w+", "attn.kv", "kv_halves"),
+    Row(r"key_value", "attn.kv"),
+    Row(r"kv_proj|to_kv|kv|to_kv_\w+", "attn.kv", "kv_halves"),
+    # XLNet keeps [in, heads, head size], as its einsums want it.
+    Row(r"rel_attn\.q", "attn.q", models="xlnet", inputs_first=True),
+    Row(r"rel_attn\.k", "attn.k", models="xlnet", inputs_first=True),
+    Row(r"rel_attn\.v", "attn.v", models="xlnet", inputs_first=True),
     Row(r"query_key|qk_proj|to_qk", "attn.q", models="reformer"),
     Row(r"q_gate_proj", "attn.q", "q_gate_per_head"),
     Row(
@@ -292,6 +323,7 @@ ROWS: tuple[Row, ...] = (
     # JetMoE's attention is a mixture: each expert has its own query and output.
     Row(r"self_attention\.experts\.input_linear", "attn.q", models="jetmoe", stack="axis"),
     Row(r"self_attention\.experts\.output_linear", "attn.o", models="jetmoe", stack="axis"),
+    Row(r"multi_modal_projector\.query|\w*(?:pooling|latent)_\w*query", "embed.other"),
     # Attention.
     Row(r"q_a_proj|wq_a", "attn.q_a"),
     Row(r"q_b_proj|wq_b", "attn.q_b"),
@@ -328,23 +360,76 @@ ROWS: tuple[Row, ...] = (
     Row(r"o_proj|out_lin|to_out|o_[ab]_proj|self_output\.dense|mlstm_layer\.out_proj", "attn.o"),
     Row(r"Wo|wo", "attn.o", beside="wqkv"),
     Row(r"Wo", "attn.o", beside="Wqkv"),
+    Row(r"attn_out", "attn.o"),
     Row(r"out_proj", "attn.o", beside="q_proj"),
     Row(r"out_proj", "attn.o", beside="key_protein"),
     Row(r"sampling_offsets|attention_weights", "attn.sampling"),
+    # Zamba2's shared block has a low-rank adapter for each layer that calls it.
+    Row(r"linear_q_adapter_list\.#\.\d", "attn.q"),
+    Row(r"linear_k_adapter_list\.#\.\d", "attn.k"),
+    Row(r"linear_v_adapter_list\.#\.\d", "attn.v"),
+    Row(r"gate_up_proj_adapter_list\.#\.\d", "mlp.adapter"),
     # State spaces and other recurrences.
-    Row(rf"{SSM}\.(?:in_proj|out_proj|x_proj|dt_proj|linear_\w+|rg_lru\.\w+|dt_in_proj)", "ssm"),
+    Row(
+        rf"{SSM}\.(?:in_proj|out_proj|x_proj|dt_proj|(?:x|dt)_proj_weight|linear_\w+|rg_lru\.\w+|dt_in_proj)",
+        "ssm",
+    ),
     Row(r"A_log|D|A|dt_proj|in_proj_(?:a|b|ba)|[abf]_proj|f_[ab]_proj|[if]gate_preact", "ssm"),
     Row(r"in_proj|out_proj", "ssm", beside="conv1d"),
     Row(r"weight_[ih]h_l\d+|(?:lstm|gru|rnn)\.\w+", "rnn"),
     # Residual streams and per-layer inputs.
-    Row(r"\w*hc_\w*(?:\.[^.#]+)*|\w+_hc\.\w+|hc_pre(?:\.[^.#]+)*|altup(?:\.[^.#]+)*|laurel\.\w+", "residual"),
-    Row(r"altup_\w+(?:\.\d+|\.#)?|attn_res\.\w+(?:\.\d+)?|\w*_residual|\w*residual_gate\.gate", "residual"),
+    Row(
+        r"\w*hc_\w*(?:\.[^.#]+)*|\w+_hc\.\w+|hc_pre(?:\.[^.#]+)*|altup(?:\.[^.#]+)*|laurel\.\w+",
+        "residual",
+    ),
+    Row(
+        r"altup_\w+(?:\.\d+|\.#)?|attn_res\.\w+(?:\.\d+)?|\w*_residual|\w*residual_gate\.gate",
+        "residual",
+    ),
     Row(r"per_layer_(?:input_gate|projection|model_projection)", "per_layer"),
+    # GGUF's names.
+    Row(r"ffn_gate_inp", "moe.router"),
+    Row(r"ffn_gate_inp_shexp", "moe.shared.router"),
+    Row(r"exp_probs_b", "moe.router"),
+    Row(r"ffn_gate_exps", "moe.expert.gate"),
+    Row(r"ffn_up_exps", "moe.expert.up"),
+    Row(r"ffn_down_exps", "moe.expert.down"),
+    Row(r"ffn_gate_shexp", "moe.shared.gate"),
+    Row(r"ffn_up_shexp", "moe.shared.up"),
+    Row(r"ffn_down_shexp", "moe.shared.down"),
+    Row(r"ffn_gate", "mlp.gate"),
+    Row(r"ffn_up", "mlp.up"),
+    Row(r"ffn_down", "mlp.down"),
+    Row(r"attn_qkv", "attn.qkv", "qkv_blocks"),
+    Row(r"attn_q_a", "attn.q_a"),
+    Row(r"attn_q_b", "attn.q_b"),
+    Row(r"attn_kv_a_mqa", "attn.kv_a", "latent_rope"),
+    Row(r"attn_kv_b", "attn.kv_b", "kv_per_head"),
+    Row(r"attn_k_b", "attn.k_b"),
+    Row(r"attn_v_b", "attn.v_b"),
+    Row(r"attn_q", "attn.q"),
+    Row(r"attn_k", "attn.k"),
+    Row(r"attn_v", "attn.v"),
+    Row(r"attn_output", "attn.o"),
+    Row(r"ssm_\w+", "ssm", dims=(0, 1, 2)),
+    Row(r"token_embd", "embed.token"),
+    Row(r"position_embd", "embed.position"),
+    Row(r"token_types", "embed.type"),
     # Heads, poolers.
-    Row(r"lm_head(?:\.(?:decoder|out_proj|linear))?|lm_heads\.(?:\d+|#)|embed_out|unembed", "output"),
+    Row(
+        r"lm_head(?:\.(?:decoder|out_proj|linear))?|lm_heads\.(?:\d+|#)|embed_out|unembed", "output"
+    ),
     Row(r"shared_head\.head|output_projection|pred_layer\.proj|vocab_projector|ctc_head", "output"),
-    Row(r"(?:predictions|lm_head|mlm_head|cls|head|predictions_head)\.decoder|^decoder", "output", dims=(1, 2)),
-    Row(r"^(?:\w+\.)?(?:head|output|proj_out|score|fc)|\w*score_head", "output", dims=(1, 2)),
+    Row(
+        r"(?:predictions|lm_head|mlm_head|cls|head|predictions_head)\.decoder|^decoder",
+        "output",
+        dims=(1, 2),
+    ),
+    Row(
+        r"^(?:\w+\.)?(?:head|output|output_layer|proj_out|score|fc|ff_out)|\w*score_head",
+        "output",
+        dims=(1, 2),
+    ),
     Row(r"qa_outputs|seq_relationship|logits_proj|\w*class_head|generator_lm_head", "output"),
     Row(r"pooler(?:\.[^.#]+)*|transform\.dense|vocab_transform|lm_head\.dense", "pooler"),
     Row(r"predictions\.dense|head\.dense|classifier\.dense|\w*_predictions\.dense", "pooler"),
@@ -395,7 +480,11 @@ ROWS: tuple[Row, ...] = (
     Row(r"\w*w13_(?:weight|dn)", "mlp.gate_up", "gate_up_interleaved", models="inkling.*"),
     Row(r"\w*w2_(?:weight|md)", "mlp.down", models="inkling.*"),
     # MLP: fused. What is activated is the gate, wherever it stands.
-    Row(r"gate_up_proj|gate_and_up_proj|input_linear|w12|weights_in|Wi", "mlp.gate_up", "gate_up_halves"),
+    Row(
+        r"gate_up_proj|gate_and_up_proj|input_linear|w12|weights_in|Wi",
+        "mlp.gate_up",
+        "gate_up_halves",
+    ),
     Row(r"up_gate_proj|ff_proj", "mlp.gate_up", "up_gate_halves"),
     Row(r"w13|gated_layers|up_gated_layer", "mlp.gate_up"),
     Row(r"output_linear|weights_out|ff_out", "mlp.down"),
@@ -429,9 +518,10 @@ ROWS: tuple[Row, ...] = (
     Row(r"linear2|dense2", "mlp.down", dims=(1, 2)),
     # Embeddings.
     Row(r"w", "embed.token", models="ctrl"),
+    Row(r"patchi?fier|patcher", "embed.patch", dims=(1, 2)),
     Row(
         r"embed_tokens|wte(?:\.\w+)?|word_embeddings?|tok_embeddings|embed_in|shared|token_embedding"
-        r"|embed_tokens_\w+|embeddings?|embed|char_embed\w*|language_model\.embed_tokens",
+        r"|embeddings?|embed|char_embed\w*|language_model\.embed_tokens",
         "embed.token",
         dims=(1, 2),
     ),
@@ -455,12 +545,16 @@ ROWS: tuple[Row, ...] = (
         r"|query_tokens|masked_spec_embed|codevectors|view_sep\w*|bos_latent",
         "embed.other",
     ),
-    Row(r"\w*embed(?:s|der|ding|dings)?\w*(?:\.[^.#]+)*|codebook\.embed", "embed.other", dims=(0, 1, 2, 3)),
+    Row(
+        r"\w*embed(?:s|der|ding|dings)?\w*(?:\.[^.#]+)*|codebook\.embed",
+        "embed.other",
+        dims=(0, 1, 2, 3),
+    ),
     # Scales.
     Row(
         r"\w*layer_?scale\w*(?:\.\w+)?|lambda_?\w*|ls_?\d(?:\.gamma)?|(?:ffn_)?gamma(?:_\d)?"
         r"|\w*logit_(?:scale|bias)|temperature|layer_scalar|alpha\w*|beta|\w*_scal(?:e|ing)\w*"
-        r"|scal(?:e|ing)\w*(?:\.\w+)?|\w*_scaling\.\w+|gate_\w+|\w*_clip\.scale|eps|act_fn\.\w+",
+        r"|scal(?:e|ing)\w*(?:\.\w+)?|\w*_scaling\.\w+|gate_\w+|\w+_gate|\w*_clip\.scale|eps|act_fn\.\w+",
         "scale",
         dims=(0, 1, 2, 3),
     ),
@@ -468,16 +562,43 @@ ROWS: tuple[Row, ...] = (
     Row(r".*", "conv", dims=(3, 4, 5), leaf="weight"),
     Row(r".*conv\w*(?:\.\w+)*", "conv", dims=(2, 3, 4, 5)),
     Row(r"\w*(?:head|predictor|predictions?)(?:\.[^.#]+)*|predict_\w+", "output", dims=(1, 2)),
+    Row(
+        r"\w*(?:mlps|heads)\.(?:#|\d+)(?:\.[^.#]+)*|lm_loss|decoder_pred|out(?:_mid)?",
+        "output",
+        dims=(1, 2),
+    ),
+    Row(
+        r"\w*reduction|encoder_to_decoder|\w*transform(?:ation)?|downsample",
+        "projector",
+        dims=(1, 2),
+    ),
     Row(r"proj\w*(?:\.\d)?|\w+_proj(?:ection)?|\w*_?linear|\w*dense\w*", "projector", dims=(1, 2)),
 )
 
-# A place in the path that changes what the end of it means: (segments, roles there).
-CONTEXTS: tuple[tuple[str, Mapping[str, str]], ...] = (
-    (r"shared_experts?|shared_mlp|share_expert", {"mlp.": "moe.shared."}),
-    (r"\w*experts|block_sparse_moe|moe|text_moe|vision_moe", {"mlp.": "moe.expert."}),
-    (
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A place in a path that changes what the end of the path means.
+
+    Attributes:
+        pattern: matches whole segments anywhere.
+        renames: prefixes of roles, and what they become here.
+        dims: as in a row.
+    """
+
+    pattern: str
+    renames: tuple[tuple[str, str], ...]
+    dims: tuple[int, ...] = ()
+
+
+CONTEXTS: tuple[Context, ...] = (
+    Context(r"shared_experts?|shared_mlp|share_expert", (("mlp.", "moe.shared."),)),
+    Context(r"\w*experts", (("mlp.", "moe.expert."),)),
+    # Stacks that no `experts` names: Granite's `block_sparse_moe.input_linear`, Step's `moe`.
+    Context(r"block_sparse_moe|moe|mlp", (("mlp.", "moe.expert."),), dims=(3,)),
+    Context(
         r"EncDecAttention|encoder_attn\w*|crossattention|cross_attn\w*|cross_attention\w*"
-        r"|encoder_decoder_attention|third_sub_layer|x_attn",
-        {"attn.": "cross_attn."},
+        r"|encoder_decoder_attention|second_sub_layer|x_attn",
+        (("attn.", "cross_attn."),),
     ),
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from paramscope.anatomy.families import (
     EXPERT_LISTS,
@@ -23,11 +24,13 @@ from paramscope.anatomy.families import (
 _NUMBER = re.compile(r"(?:(?<![^.])|(?<=\.expert_))\d+(?=\.(?!(?:weight|bias)$))")
 _LAYER_LIST = re.compile(LAYER_LISTS)
 _NOT_LAYER_LIST = re.compile(NOT_LAYER_LISTS)
+_PER_KIND_LIST = re.compile(PER_KIND_LISTS)
 _SUBLIST = re.compile(LAYER_SUBLISTS)
 _EXPERT_LIST = re.compile(EXPERT_LISTS)
 _PLAIN_LIST = re.compile(r"layers?|h|blocks?|resblocks|stages")
 _NOISE = re.compile(NOISE)
 _LEAF = re.compile(LEAVES)
+_WRAPPED = re.compile(WRAPPED)
 _LABELS = tuple((re.compile(pattern), label) for pattern, label in LABELS)
 
 
@@ -68,24 +71,21 @@ def take_apart(pattern: str) -> Name:
             leaf = ".".join(segments[-length:])
             del segments[-length:]
             break
-    if len(segments) > 1 and segments[-1] == "linear" and re.fullmatch(WRAPPED, segments[-2]):
+    if len(segments) > 1 and segments[-1] == "linear" and _WRAPPED.fullmatch(segments[-2]):
         segments.pop()
     at, numbers = _layer_list(segments)
-    fixed_layer = None
-    if at is not None and segments[at + 1].isdigit():
-        fixed_layer = int(segments[at + 1])
-    stack_words = segments if at is None else segments[: at + 1]
-    if (at is not None and _PLAIN_LIST.fullmatch(segments[at])) or (
-        at is not None and re.fullmatch(PER_KIND_LISTS, segments[at])
-    ):
-        stack_words = segments[:at]
+    stack = [] if at is None else segments[: at + 1]
+    fixed = segments[at + 1] if at is not None else "#"
+    if stack and _PER_KIND_LIST.fullmatch(stack[-1]):
+        stack.pop()
+    is_plain = bool(stack) and bool(_PLAIN_LIST.fullmatch(stack[-1]))
     return Name(
         path=".".join(segments),
         leaf=leaf,
-        labels=labels(stack_words),
-        stack="" if at is None else ".".join((*segments[: at + 1], "#")),
+        labels=labels(segments if at is None else stack[:-1] if is_plain else stack),
+        stack="" if at is None else ".".join((*stack, "#")),
         layer_numbers=numbers,
-        fixed_layer=fixed_layer,
+        fixed_layer=int(fixed) if fixed.isdigit() else None,
         expert_number=_expert_number(segments),
     )
 
@@ -95,24 +95,24 @@ def labels(segments: Sequence[str]) -> tuple[str, ...]:
     found: list[str] = []
     for segment in segments:
         label = next((to for pattern, to in _LABELS if pattern.fullmatch(segment)), segment)
-        if label and "#" not in label and not label.isdigit() and label not in found[-1:]:
-            found.append(label)
+        for word in label.split("."):
+            if word and "#" not in word and not word.isdigit() and word not in found[-1:]:
+                found.append(word)
     return tuple(found)
 
 
 def _layer_list(segments: Sequence[str]) -> tuple[int | None, tuple[int, ...]]:
     """Where the list of layers stands among segments, and which numbers count the layers."""
-    number = -1
-    for at, (word, index) in enumerate(zip(segments, segments[1:], strict=False)):
-        number += word == "#" or word.endswith("expert_#")
-        if re.fullmatch(PER_KIND_LISTS, word) and (index == "#" or index.isdigit()):
-            return at, (number + 1,) if index == "#" else ()
+    number = 0
+    for at, (word, index) in enumerate(pairwise(segments)):
+        number += _is_number(word)
+        if _PER_KIND_LIST.fullmatch(word) and (index == "#" or index.isdigit()):
+            return at, (number,) if index == "#" else ()
         if index != "#" or at + 2 >= len(segments) or not _is_layer_list(word):
             continue
-        inner = ".".join(segments[at : at + 4])
-        if _SUBLIST.fullmatch(inner) and len(segments) > at + 4:
-            return at, (number + 1, number + 2)
-        return at, (number + 1,)
+        if _SUBLIST.match(".".join(segments[at:])):
+            return at, (number, number + 1)
+        return at, (number,)
     return None, ()
 
 
@@ -120,58 +120,15 @@ def _is_layer_list(word: str) -> bool:
     return bool(_LAYER_LIST.fullmatch(word)) and not _NOT_LAYER_LIST.fullmatch(word)
 
 
+def _is_number(segment: str) -> bool:
+    return segment == "#" or segment.endswith("expert_#")
+
+
 def _expert_number(segments: Sequence[str]) -> int | None:
-    number = -1
+    number = 0
     for before, segment in zip(("", *segments), segments, strict=False):
-        numbered = segment == "#" or segment.endswith("expert_#")
-        number += numbered
-        if numbered and (_EXPERT_LIST.fullmatch(before) or segment != "#"):
-            return number
+        if _is_number(segment):
+            if _EXPERT_LIST.fullmatch(before) or segment != "#":
+                return number
+            number += 1
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """A list of layers: its labels, and whether it holds attention, an MLP or another mixer."""
-
-    path: str
-    labels: tuple[str, ...]
-    is_main: bool
-
-
-def name_towers(stacks: Sequence[Stack]) -> Mapping[str, str]:
-    """A tower for each list of layers, by its path.
-
-    The name is the fewest leading labels that tell a stack from the others; labels that all
-    stacks begin with say nothing and go. One stack alone has the tower "".
-    """
-    main = [stack for stack in stacks if stack.is_main] or list(stacks)
-    common = _common_length([stack.labels for stack in main])
-    names: dict[str, str] = {}
-    for stack in stacks:
-        if stack in main:
-            others = {other.labels[common:] for other in main} - {stack.labels[common:]}
-            names[stack.path] = _distinct(stack.labels[common:], others)
-        else:
-            names[stack.path] = ".".join(stack.labels) or stack.path.split(".")[-2]
-    modal = any(name.split(".")[0] in ("vision", "audio", "video") for name in names.values())
-    return {path: name or ("text" if modal else "") for path, name in names.items()}
-
-
-def _distinct(own: tuple[str, ...], others: set[tuple[str, ...]]) -> str:
-    for length in range(min(1, len(own)), len(own)):
-        if not any(other[:length] == own[:length] for other in others):
-            return ".".join(own[:length])
-    return ".".join(own)
-
-
-def _common_length(many: Sequence[tuple[str, ...]]) -> int:
-    if not many:
-        return 0
-    first = many[0]
-    if len(set(many)) == 1:
-        return len(first)
-    length = 0
-    while length < len(first) and all(one[: length + 1] == first[: length + 1] for one in many):
-        length += 1
-    return length

@@ -11,6 +11,8 @@ from paramscope.anatomy.view import View
 # Roles of tensors that hold several matrices; one that stays whole says why.
 _FUSED = ("attn.qkv", "cross_attn.qkv", "mlp.gate_up", "moe.expert.gate_up", "moe.shared.gate_up")
 
+_NOT_KNOWN = "fused; the order of its parts is not known for this family"
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -50,7 +52,7 @@ def _stack(meaning: Meaning, subject: Subject, whole: View) -> list[View] | None
         whole = whole.split(0, experts, shape[0] // experts)
         return [whole.pick(0, expert) for expert in range(experts)]
     in_experts = meaning.rename(meaning.row.role).startswith(("moe.expert.", "moe.shared."))
-    is_stack = meaning.row.stack == "axis" or (in_experts and not subject.name.expert_number)
+    is_stack = meaning.row.stack == "axis" or (in_experts and subject.name.expert_number is None)
     if not is_stack or dims != (2 if meaning.is_bias else 3):
         return None
     if not meaning.is_bias:
@@ -62,18 +64,21 @@ def _stack(meaning: Meaning, subject: Subject, whole: View) -> list[View] | None
 def _cut(
     meaning: Meaning, subject: Subject, view: View, prefix: str, expert: int | None
 ) -> tuple[Piece, ...]:
+    row = meaning.row
     transposed = not meaning.is_bias and _inputs_first(meaning, subject)
-    layout = LAYOUTS.get(meaning.row.layout)
-    own = meaning.row.role.rpartition(".")[2]
-    whole = Piece(f"{prefix}{own}" if prefix else "", meaning.role, expert, view, transposed)
-    if layout is None or meaning.role == "norm":
-        is_unknown = meaning.rename(meaning.row.role) in _FUSED
-        return (replace(whole, note="fused; the order of its parts is not known"),) if is_unknown else (whole,)
+    part = prefix + row.role.rpartition(".")[2] if prefix else ""
+    whole = Piece(part, meaning.role, expert, view, transposed)
+    if meaning.role == "norm" or not row.layout:
+        is_fused = meaning.rename(row.role) in _FUSED
+        return (replace(whole, note=_NOT_KNOWN if is_fused else ""),)
     on_columns = meaning.is_bias or transposed
     axis = len(view.shape) - view.column_axes if on_columns else 0
     weight = subject.weight or ()
-    inputs = weight[0 if meaning.row.inputs_first else -1] if len(weight) > 1 else None
+    inputs = weight[0 if row.inputs_first else -1] if len(weight) > 1 else None
+    layout = LAYOUTS[row.layout]
     measured = layout.measure(Fused(subject.facts, view.shape[axis], inputs))
+    if measured is None:
+        return (whole,)
     if isinstance(measured, str):
         return (replace(whole, note=f"not split: {measured}"),)
     return tuple(
@@ -96,4 +101,3 @@ def _inputs_first(meaning: Meaning, subject: Subject) -> bool:
         return meaning.row.inputs_first
     into_hidden = meaning.row.role.endswith("down")
     return (shape[2] if into_hidden else shape[1]) == hidden
-

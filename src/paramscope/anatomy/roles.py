@@ -53,9 +53,15 @@ ROLES: dict[str, Role] = {
         Role("attn.k_b", "k_proj", "multi-head latent attention: latent to keys"),
         Role("attn.v_b", "v_proj", "multi-head latent attention: latent to values"),
         Role("attn.kv", "k_proj", "keys and values in one matrix: shared, or not split"),
-        Role("attn.kv_b", "k_proj", "multi-head latent attention: latent to keys and values, not split"),
+        Role(
+            "attn.kv_b",
+            "k_proj",
+            "multi-head latent attention: latent to keys and values, not split",
+        ),
         Role("attn.pos", "k_proj", "relative positions to keys"),
-        Role("attn.index", "other", "indexer of sparse attention: weights of its heads, compression"),
+        Role(
+            "attn.index", "other", "indexer of sparse attention: weights of its heads, compression"
+        ),
         Role("attn.index.q", "q_proj", "indexer of sparse attention: queries"),
         Role("attn.index.k", "k_proj", "indexer of sparse attention: keys"),
         Role("attn.sampling", "other", "deformable attention: where to look, and how much"),
@@ -76,6 +82,7 @@ ROLES: dict[str, Role] = {
         Role("mlp.up", "mlp", "up projection of an MLP, or its only input projection"),
         Role("mlp.gate_up", "mlp", "fused gate and up projection that could not be split"),
         Role("mlp.down", "mlp", "down projection of an MLP"),
+        Role("mlp.adapter", "mlp", "low-rank adapter of an MLP that several layers share"),
         Role("moe.router", "moe", "router: scores of the experts"),
         Role("moe.expert.gate", "moe", "gate projection of one expert"),
         Role("moe.expert.up", "moe", "up projection of one expert"),

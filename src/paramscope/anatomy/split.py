@@ -29,10 +29,11 @@ class Fused:
 class Layout:
     """A layout's pieces, in the order of storage, and how to size them.
 
-    `measure` gives (groups, sizes), or the reason, in words, why it cannot.
+    `measure` gives (groups, sizes); or None where, against its name, the tensor is not fused;
+    or the reason, in words, why it cannot tell.
     """
 
-    measure: Callable[[Fused], Axis | str]
+    measure: Callable[[Fused], Axis | str | None]
     pieces: tuple[tuple[str, str], ...]
 
 
@@ -109,32 +110,47 @@ def qkv_per_group(fused: Fused) -> Axis | str:
 
 def qvk_per_shard(fused: Fused) -> Axis | str:
     """CodeGen: four tensor-parallel shards, each with its queries, values and keys."""
-    return 4, (fused.length // 12,) * 3 if fused.length % 12 == 0 else f"{fused.length} % 12 != 0"
+    if fused.length % 12:
+        return f"{fused.length} rows do not divide into 4 shards of 3"
+    return 4, (fused.length // 12,) * 3
 
 
-def latent_and_rope(fused: Fused) -> Axis | str:
-    """Key-value latent, then the rotary key that all heads share."""
+def latent_and_rope(fused: Fused) -> Axis | str | None:
+    """Key-value latent, then the rotary key that all heads share, where there is one."""
     rope = fused.facts.number("qk_rope_head_dim")
     latent = fused.facts.number("kv_lora_rank")
-    if rope is None and latent is not None:
-        rope = fused.length - latent
-    if rope is None or not 0 <= rope <= fused.length:
-        return f"{fused.length} rows; config gives qk_rope_head_dim={rope}"
-    return 1, (fused.length - rope, rope)
+    if latent is None and rope is not None:
+        latent = fused.length - rope
+    if latent is None or not 0 <= latent <= fused.length:
+        return f"{fused.length} rows; config gives kv_lora_rank={latent}, qk_rope_head_dim={rope}"
+    return (1, (latent, fused.length - latent)) if latent < fused.length else None
 
 
 def keys_and_values_per_head(fused: Fused) -> Axis | str:
-    """Per head its keys without position, then its values: H × (d_nope, d_v)."""
-    facts = fused.facts
+    """Per head its keys without position, then its values: H × (d_nope, d_v).
+
+    In a layer without rotary keys, their width is the keys' (Mistral Large 4); where layers
+    differ in their number of heads, the width of a head gives it.
+    """
+    facts, length = fused.facts, fused.length
+    heads, rope = facts.heads, facts.number("qk_rope_head_dim") or 0
     nope, values = facts.number("qk_nope_head_dim"), facts.number("v_head_dim")
-    if not nope or not values or fused.length % (nope + values):
-        return f"{fused.length} rows; config gives qk_nope_head_dim={nope}, v_head_dim={values}"
-    return fused.length // (nope + values), (nope, values)
+    if heads and nope and values:
+        for keys in (nope, nope + rope):
+            if heads * (keys + values) == length:
+                return heads, (keys, values)
+    if nope and values and length % (nope + values) == 0:
+        return length // (nope + values), (nope, values)
+    return (
+        f"{length} rows; config gives heads={heads}, qk_nope_head_dim={nope}, v_head_dim={values}"
+    )
 
 
-def query_and_gate_per_head(fused: Fused) -> Axis | str:
+def query_and_gate_per_head(fused: Fused) -> Axis | str | None:
     """Per head its query and the gate of its output: H × (d, d)."""
-    heads = fused.facts.heads
+    heads, width = fused.facts.heads, fused.facts.own_head_dim
+    if heads and width and heads * width == fused.length:
+        return None
     if not heads or fused.length % (2 * heads):
         return _does_not_fit(fused.length, heads=heads, groups=None, width=fused.facts.head_dim)
     return heads, (fused.length // (2 * heads),) * 2

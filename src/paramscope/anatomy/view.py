@@ -116,6 +116,27 @@ class View:
             for index in range(self.shape[0]):
                 yield from self.pick(0, index).blocks(max_size)
 
+    def column_blocks(self, max_size: int) -> Iterator[View]:
+        """Cut into views of all rows and some columns, of at most `max_size` elements.
+
+        Columns of several axes that do not lie in one run stay together, whatever their size.
+        """
+        axis = len(self.shape) - self.column_axes
+        shape, strides = self.shape[axis:], self.strides[axis:]
+        in_one_run = all(
+            stride == inner * length
+            for stride, inner, length in zip(strides, strides[1:], shape[1:], strict=False)
+        )
+        if not in_one_run:
+            yield self
+            return
+        merged = View(
+            self.offset, (*self.shape[:axis], self.columns), (*self.strides[:axis], strides[-1])
+        )
+        step = max(1, max_size // max(1, self.rows))
+        for start in range(0, self.columns, step):
+            yield merged.take(axis, start, min(start + step, self.columns))
+
     def cut(self, flat: npt.NDArray[Any], start: int) -> npt.NDArray[Any]:
         """The matrix, shape (rows, columns), out of elements `start …` of the tensor.
 

@@ -39,10 +39,12 @@ class Dtype:
         return _values(self)
 
     def decode(self, codes: Codes) -> Values:
-        """Codes to float64, exactly; shape is kept."""
-        if self.countable:
-            return self.values().take(codes, mode="clip")
-        return codes.astype(np.float64)
+        """Codes to float64, exactly; shape and memory order are kept."""
+        if not self.countable:
+            return codes.astype(np.float64)
+        if codes.ndim == 2 and codes.strides[0] < codes.strides[1]:
+            return self.values().take(codes.T, mode="clip").T  # `take` would read across memory
+        return self.values().take(codes, mode="clip")
 
 
 @cache

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any, TypeGuard
 
@@ -21,6 +22,7 @@ from paramscope.errors import CheckpointError
 from paramscope.source import Source, safe_member
 
 INDEX = "model.safetensors.index.json"
+_HEADERS_AT_ONCE = 8
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 
 
@@ -40,8 +42,7 @@ def open_safetensors(source: Source, files: Sequence[str], index: str | None) ->
     digest = hashlib.sha256()
     tensors: list[StoredTensor] = []
     owner: dict[str, str] = {}
-    for shard in shards:
-        header = _header_bytes(source, shard)
+    for shard, header in zip(shards, _headers(source, shards), strict=True):
         digest.update(f"{shard}\0{source.files()[shard]}\0".encode())
         digest.update(header)
         for tensor in _tensors(source, shard, header):
@@ -113,6 +114,14 @@ def _unindexed_note(
     if not extra:
         return ()
     return (f"{extra} tensors are in the shards and not in {index}; they are measured too.",)
+
+
+def _headers(source: Source, shards: Sequence[str]) -> Iterable[bytes]:
+    """The shards' headers in order; over a network, several are asked for at once."""
+    if not source.remote:
+        return (_header_bytes(source, shard) for shard in shards)
+    with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
+        return list(pool.map(lambda shard: _header_bytes(source, shard), shards))
 
 
 def _header_bytes(source: Source, file: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paramscope.anatomy import Matrix
+from paramscope.measure.arrangement import Arrangement
 from paramscope.measure.spectrum import Spectrum
 from paramscope.measure.stats import Stats
 
@@ -15,11 +16,15 @@ class Settings:
 
     Attributes:
         svd: whether spectra are computed; else statistics only.
+        method: "exact" for all singular values, "truncated" for the leading `rank_k` of them.
+        rank_k: how many values the truncated solver computes.
         tolerance: `actual_rank` counts σ > tolerance·σ₁.
         zero_threshold: `sparsity` counts |x| <= this.
     """
 
     svd: bool = True
+    method: str = "exact"
+    rank_k: int = 128
     tolerance: float = 1e-6
     zero_threshold: float = 1e-8
 
@@ -33,8 +38,9 @@ class Result:
         spectrum: None where none was asked for, or none can be had (`reason` says why).
         status: "ok"; "failed" where the numbers make a measure impossible; "refused" where the
             stored form is not understood.
-        reason: empty where the status is "ok".
+        reason: why the status is not "ok"; or, where it is, what to know about the numbers.
         time_s: wall time of this matrix on its worker.
+        arrangement: in rows and columns of the matrix; None where its codes were not read.
     """
 
     matrix: Matrix
@@ -43,3 +49,4 @@ class Result:
     status: str
     reason: str
     time_s: float
+    arrangement: Arrangement | None = None

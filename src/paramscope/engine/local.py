@@ -8,15 +8,19 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import psutil
 from threadpoolctl import threadpool_limits
 
+from paramscope.anatomy import Matrix
 from paramscope.anatomy.view import View
-from paramscope.checkpoint import Checkpoint
+from paramscope.checkpoint import Checkpoint, StoredTensor
 from paramscope.checkpoint.dtypes import Codes
-from paramscope.engine import Result, Settings
+from paramscope.engine import Result
 from paramscope.engine.plan import Task
-from paramscope.engine.work import BLOCK_ELEMENTS, Loaded, measure
+from paramscope.engine.work import Loaded, measure, refused
+
+Cut = Callable[[View], Codes]
 
 _SHARE_OF_FREE_MEMORY = 0.6
 
@@ -81,7 +85,6 @@ class Finished:
 def run_tasks(
     tasks: Sequence[Task],
     checkpoint: Checkpoint,
-    settings: Settings,
     *,
     workers: int,
     budget_bytes: int,
@@ -90,7 +93,8 @@ def run_tasks(
 
     Tasks that are large beside the rest run first, one at a time, with all cores on each:
     nothing could run beside them, or they would still run when all else is done. The threads are
-    daemons, so that leaving the iterator (Ctrl-C) does not wait for a matrix in flight.
+    daemons, so that leaving the iterator (Ctrl-C) does not wait for a matrix in flight. Of a remote
+    checkpoint the next bytes are read while the current ones are computed.
 
     Raises:
         ParamscopeError: the checkpoint could not be read further; what is finished was yielded.
@@ -98,7 +102,7 @@ def run_tasks(
     alone, beside = _split_by_size(tasks, workers, budget_bytes)
     for group, threads in ((alone, 1), (beside, workers)):
         with threadpool_limits(limits=max(1, workers // threads), user_api="blas"):
-            yield from _run(group, checkpoint, settings, threads, budget_bytes)
+            yield from _run(group, checkpoint, threads, budget_bytes)
 
 
 def _split_by_size(
@@ -116,23 +120,55 @@ def _split_by_size(
     return alone, list(tasks[len(alone) :])
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A task whose bytes are at hand."""
+
+    task: Task
+    cut: Cut
+
+
 def _run(
-    tasks: list[Task], checkpoint: Checkpoint, settings: Settings, threads: int, budget_bytes: int
+    tasks: list[Task], checkpoint: Checkpoint, threads: int, budget_bytes: int
 ) -> Iterator[list[Finished]]:
     finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
+    ready: queue.Queue[_Ready | None] = queue.Queue(maxsize=threads)
     schedule = _Schedule(list(tasks), budget_bytes)
 
-    def work() -> None:
+    def done(task: Task, results: list[Result], error: Exception | None = None) -> None:
+        schedule.give_back(task)
+        finished.put(Finished(task, results, error))
+
+    def next_ready() -> _Ready | None:
+        """The next task, its bytes read; an error of reading goes to the caller."""
         while (task := schedule.take()) is not None:
             try:
-                finished.put(Finished(task, run_task(task, checkpoint, settings)))
-            except Exception as error:  # handed to the caller, who raises it
-                finished.put(Finished(task, [], error))
-            finally:
-                schedule.give_back(task)
+                return _Ready(task, reader(task, checkpoint))
+            except Exception as error:
+                done(task, [], error)
+        return None
 
-    for number in range(min(threads, len(tasks))):
-        threading.Thread(target=work, name=f"paramscope-{number}", daemon=True).start()
+    def read_ahead() -> None:
+        while (item := next_ready()) is not None:
+            ready.put(item)
+        ready.put(None)
+
+    def work(next_item: Callable[[], _Ready | None]) -> None:
+        while (item := next_item()) is not None:
+            try:
+                results = measure_task(item.task, item.cut)
+            except Exception as error:  # handed to the caller, who raises it
+                done(item.task, [], error)
+            else:
+                done(item.task, results)
+            del item  # the bytes go before the next ones come
+
+    if checkpoint.source.remote:
+        # As many readers as workers: each worker ends at one reader's last word.
+        _start(read_ahead, threads)
+        _start(lambda: work(ready.get), threads)
+    else:
+        _start(lambda: work(next_ready), min(threads, len(tasks)))
     remaining = len(tasks)
     try:
         while remaining:
@@ -146,6 +182,11 @@ def _run(
         schedule.stop()
 
 
+def _start(target: Callable[[], None], threads: int) -> None:
+    for _ in range(threads):
+        threading.Thread(target=target, name="paramscope", daemon=True).start()
+
+
 def _drain(finished: queue.SimpleQueue[Finished]) -> list[Finished]:
     """Everything that waits; up to 0.2 s for the first."""
     batch: list[Finished] = []
@@ -157,48 +198,48 @@ def _drain(finished: queue.SimpleQueue[Finished]) -> list[Finished]:
         return batch
 
 
-def run_task(task: Task, checkpoint: Checkpoint, settings: Settings) -> list[Result]:
-    """Read the task's bytes, at once or by blocks, and measure its matrices."""
-    if task.streamed:
-        matrix = task.matrices[0]
-        return [measure(matrix, _streamed(matrix.view, task, checkpoint), settings)]
+def reader(task: Task, checkpoint: Checkpoint) -> Cut:
+    """Read the task's bytes, or make ready to read them by blocks; gives each block's codes."""
     tensor = task.matrices[0].tensor
+    if task.streamed or not _readable(tensor):
+        return lambda block: _read_block(block, tensor, checkpoint)
     start, stop = task.span
-    readable = tensor.dtype.kind in ("float", "integer")
-    flat = checkpoint.read(tensor, start, stop) if readable else None
+    flat = checkpoint.read(tensor, start, stop)
+    return lambda block: block.cut(flat, start)
+
+
+def measure_task(task: Task, cut: Cut) -> list[Result]:
+    """Measure the task's matrices."""
+    if not _readable(task.matrices[0].tensor):
+        return [refused(matrix) for matrix in task.matrices]
     return [
-        measure(
-            matrix, Loaded(tensor.dtype, matrix.view, _cut_once(matrix.view, flat, start)), settings
-        )
+        measure(matrix, _loaded(matrix, task.block_elements, cut), task.settings)
         for matrix in task.matrices
     ]
 
 
-def _cut_once(view: View, flat: Codes | None, start: int) -> Callable[[], Iterator[Codes]]:
-    """Blocks of a matrix that is in memory: its rows, or all at once where it is wide."""
-
-    def blocks() -> Iterator[Codes]:
-        if flat is None:
-            return
-        whole = view.cut(flat, start)
-        rows, columns = whole.shape
-        if columns > rows or whole.size <= BLOCK_ELEMENTS:
-            yield whole
-            return
-        step = max(1, BLOCK_ELEMENTS // columns)
-        for first in range(0, rows, step):
-            yield whole[first : first + step]
-
-    return blocks
+def _readable(tensor: StoredTensor) -> bool:
+    return tensor.dtype.kind in ("float", "integer")
 
 
-def _streamed(view: View, task: Task, checkpoint: Checkpoint) -> Loaded:
-    """Blocks of a matrix that stays in the file."""
-    tensor = task.matrices[0].tensor
+def _loaded(matrix: Matrix, block_elements: int, cut: Cut) -> Loaded:
+    """The matrix by rows; a wide one by columns, as the rows of its transpose."""
+    view = matrix.view
+    dtype = matrix.tensor.dtype
+    if view.columns <= view.rows:
+        return Loaded(dtype, view.rows, view.columns, lambda: map(cut, view.blocks(block_elements)))
+    return Loaded(
+        dtype,
+        view.columns,
+        view.rows,
+        lambda: (cut(block).T for block in view.column_blocks(block_elements)),
+    )
 
-    def blocks() -> Iterator[Codes]:
-        for block in view.blocks(BLOCK_ELEMENTS):
-            start, stop = block.span
-            yield block.cut(checkpoint.read(tensor, start, stop), start)
 
-    return Loaded(tensor.dtype, view, blocks)
+def _read_block(block: View, tensor: StoredTensor, checkpoint: Checkpoint) -> Codes:
+    """A block's elements: one range where they lie together, else row by row."""
+    start, stop = block.span
+    if stop - start <= 2 * block.size:
+        return block.cut(checkpoint.read(tensor, start, stop), start)
+    rows = (block.pick(0, row) for row in range(block.shape[0]))
+    return np.concatenate([_read_block(row, tensor, checkpoint) for row in rows])

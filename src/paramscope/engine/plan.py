@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import psutil
 
 from paramscope.anatomy import Matrix
 from paramscope.engine import Settings
 from paramscope.engine.calibration import Rates
-from paramscope.engine.work import BLOCK_ELEMENTS, wants_spectrum
+from paramscope.engine.work import is_truncated, wants_spectrum
 
 _FLOAT64_BYTES = 8
+_BLOCK_ELEMENTS = 2**21  # 16 MiB in float64: large for the kernels, small beside a Gram matrix
 _READ_AT_ONCE_BYTES = 2**25  # a tensor up to this size is read in one piece
+_KRYLOV_PASSES = 16  # typical of random weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,22 +24,36 @@ class Task:
 
     Attributes:
         matrices: all of one stored tensor, in its order.
+        settings: those of the run, or the truncated solver where the exact one has no room.
         span: first element of the tensor, and one past the last, that they touch.
         streamed: whether the range is read by blocks instead of at once.
+        block_elements: at most this many elements make a block.
         memory_bytes: at most what is held at one time while the task runs.
         time_s: estimated time on one core.
     """
 
     matrices: tuple[Matrix, ...]
+    settings: Settings
     span: tuple[int, int]
     streamed: bool
+    block_elements: int
     memory_bytes: int
     time_s: float
 
 
-def plan(matrices: Iterable[Matrix], settings: Settings, rates: Rates) -> list[Task]:
-    """Group matrices into tasks, the costliest first."""
-    tasks = [_task(group, settings, rates) for group in _sharing_bytes(matrices)]
+def plan(
+    matrices: Iterable[Matrix], settings: Settings, rates: Rates, *, remote: bool = False
+) -> list[Task]:
+    """Group matrices into tasks, the costliest first.
+
+    Args:
+        remote: reads are requests over the network, so nothing is gathered row by row.
+    """
+    largest_bytes = psutil.virtual_memory().total
+    tasks = [
+        _task(group, settings, rates, largest_bytes, remote=remote)
+        for group in _sharing_bytes(matrices)
+    ]
     return sorted(tasks, key=lambda task: task.time_s, reverse=True)
 
 
@@ -43,19 +61,24 @@ def matrix_time_s(matrix: Matrix, settings: Settings, rates: Rates) -> float:
     """Estimated time of one matrix on one core, by its floating-point operations."""
     time_s = rates.overhead_s + matrix.numel * rates.element_s
     k = min(matrix.rows, matrix.columns)
-    if wants_spectrum(matrix, settings) and k > 1:
-        time_s += matrix.numel * (k / rates.gram_flops + rates.decode_s) + rates.eigen_time_s(k)
-    return time_s
+    if not wants_spectrum(matrix, settings) or k == 1:
+        return time_s
+    if is_truncated(matrix, settings):
+        flops = 4 * matrix.numel * settings.rank_k * _KRYLOV_PASSES
+        return time_s + flops / rates.gram_flops + matrix.numel * rates.decode_s * _KRYLOV_PASSES
+    gram_s = matrix.numel * (k / rates.gram_flops + rates.decode_s)
+    return time_s + gram_s + rates.eigen_time_s(k)
 
 
-def matrix_memory_bytes(matrix: Matrix, settings: Settings) -> int:
-    """Gram matrix, the solver's copy of it, and float64 blocks; the bytes read not counted."""
-    block_bytes = _FLOAT64_BYTES * max(
-        min(matrix.numel, BLOCK_ELEMENTS), min(matrix.view.columns, matrix.view.rows)
-    )
+def _working_bytes(matrix: Matrix, settings: Settings, block_elements: int) -> int:
+    """What a matrix needs beside the bytes read: a Gram matrix, the solver's copy, blocks."""
+    k = min(matrix.rows, matrix.columns)
+    block_bytes = _FLOAT64_BYTES * max(min(matrix.numel, block_elements), k)
     if not wants_spectrum(matrix, settings):
         return block_bytes
-    return 2 * block_bytes + 3 * _FLOAT64_BYTES * min(matrix.rows, matrix.columns) ** 2
+    if is_truncated(matrix, settings):
+        return 2 * block_bytes + 3 * _FLOAT64_BYTES * k * settings.rank_k * _KRYLOV_PASSES
+    return 2 * block_bytes + 3 * _FLOAT64_BYTES * k**2
 
 
 def _sharing_bytes(matrices: Iterable[Matrix]) -> Iterable[list[Matrix]]:
@@ -75,24 +98,37 @@ def _sharing_bytes(matrices: Iterable[Matrix]) -> Iterable[list[Matrix]]:
         yield group
 
 
-def _task(group: Sequence[Matrix], settings: Settings, rates: Rates) -> Task:
+def _task(
+    group: Sequence[Matrix],
+    settings: Settings,
+    rates: Rates,
+    largest_bytes: int,
+    *,
+    remote: bool,
+) -> Task:
     spans = [matrix.view.span for matrix in group]
     span = (min(first for first, _ in spans), max(last for _, last in spans))
     span_bytes = (span[1] - span[0]) * group[0].tensor.dtype.bits // 8
     view = group[0].view
     dense = view.size == span[1] - span[0]
-    tall = view.columns <= view.rows
-    streamed = (
-        len(group) == 1
-        and dense
-        and span_bytes > _READ_AT_ONCE_BYTES
-        and (tall or not settings.svd)
-    )
-    read_bytes = 2 * BLOCK_ELEMENTS * _FLOAT64_BYTES if streamed else 2 * span_bytes
+    by_ranges = view.columns <= view.rows or not remote
+    streamed = len(group) == 1 and dense and by_ranges and span_bytes > _READ_AT_ONCE_BYTES
+    # A block of columns is gathered row by row: as wide as its share of the Gram matrix allows.
+    k = min(view.rows, view.columns)
+    block_elements = max(_BLOCK_ELEMENTS, k * k // 8)
+    read_bytes = _FLOAT64_BYTES * block_elements if streamed else 2 * span_bytes
+
+    def memory_bytes(chosen: Settings) -> int:
+        return read_bytes + max(_working_bytes(m, chosen, block_elements) for m in group)
+
+    if memory_bytes(settings) > largest_bytes:
+        settings = replace(settings, method="truncated")
     return Task(
         matrices=tuple(group),
+        settings=settings,
         span=span,
         streamed=streamed,
-        memory_bytes=read_bytes + max(matrix_memory_bytes(matrix, settings) for matrix in group),
+        block_elements=block_elements,
+        memory_bytes=memory_bytes(settings),
         time_s=sum(matrix_time_s(matrix, settings, rates) for matrix in group),
     )

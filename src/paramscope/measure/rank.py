@@ -1,11 +1,11 @@
 """Numbers derived from singular values: ranks, norms, effective dimensions.
 
-Everywhere `s` is the whole spectrum: shape (k,), float64, descending, non-negative.
+`s` is the spectrum: shape (k,), float64, descending, non-negative. It is the whole spectrum, but
+for `actual_rank`, `energy_rank`, `spectral_norm` and `stable_rank`, which can do with the leading
+values where ‖W‖²_F is given; counts are lower bounds then.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import numpy.typing as npt
@@ -28,14 +28,17 @@ def actual_rank(s: Float64, *, tolerance: float = 1e-6) -> int:
     return int(np.count_nonzero(s > tolerance * s[0])) if len(s) else 0
 
 
-def energy_rank(s: Float64, share: float) -> int:
+def energy_rank(s: Float64, share: float, *, sum_of_squares: float | None = None) -> int:
     """The least j with Σ_{i≤j} σᵢ² ≥ share·Σ σᵢ²: how many directions carry that variance.
 
+    Args:
+        sum_of_squares: Σ σᵢ² over all values, where `s` holds the leading ones only.
+
     Returns:
-        In [0, k]; 0 for an all-zero matrix.
+        In [0, k]; 0 for an all-zero matrix; len(s) where the leading values do not reach the share.
     """
-    cumulative = _cumulative_share(s)
-    return int(np.searchsorted(cumulative, share - _TIE) + 1) if len(cumulative) else 0
+    cumulative = _cumulative_share(s, sum_of_squares)
+    return min(int(np.searchsorted(cumulative, share - _TIE)) + 1, len(s)) if len(cumulative) else 0
 
 
 def energy_margin(s: Float64, share: float) -> float:
@@ -44,13 +47,19 @@ def energy_margin(s: Float64, share: float) -> float:
     return float(np.abs(cumulative - (share - _TIE)).min(initial=1.0))
 
 
-def _cumulative_share(s: Float64) -> Float64:
+def energy_share(s: Float64, sum_of_squares: float) -> float:
+    """Which share of the energy the leading values carry, in [0, 1]; 0.0 for a zero matrix."""
+    cumulative = _cumulative_share(s, sum_of_squares)
+    return float(cumulative[-1]) if len(cumulative) else 0.0
+
+
+def _cumulative_share(s: Float64, sum_of_squares: float | None = None) -> Float64:
     """Σ_{i≤j} σᵢ² / Σ σᵢ² for every j; empty where the matrix is zero."""
-    if len(s) == 0 or s[0] == 0.0:
+    if not _nonzero(s):
         return np.zeros(0)
-    squares = (s / s[0]) ** 2
-    cumulative = np.cumsum(squares)
-    return np.asarray(cumulative / cumulative[-1])
+    cumulative = np.cumsum((s / s[0]) ** 2)
+    total = cumulative[-1] if sum_of_squares is None else sum_of_squares / s[0] ** 2
+    return np.asarray(cumulative / total)
 
 
 def spectral_norm(s: Float64) -> float:
@@ -58,22 +67,22 @@ def spectral_norm(s: Float64) -> float:
     return float(s[0]) if len(s) else 0.0
 
 
-def frobenius_norm(s: Float64) -> float:
-    """‖W‖_F = √(Σ σᵢ²)."""
-    return spectral_norm(s) * math.sqrt(float(((s / s[0]) ** 2).sum())) if _nonzero(s) else 0.0
-
-
-def stable_rank(s: Float64) -> float:
+def stable_rank(s: Float64, *, sum_of_squares: float | None = None) -> float:
     """Stable rank: total energy relative to the strongest direction.
 
         srank(W) = Σ σᵢ² / σ₁²
+
+    Args:
+        sum_of_squares: Σ σᵢ² over all values, where `s` holds the leading ones only.
 
     Returns:
         Dimensionless, in [1, k]; 0.0 for an all-zero matrix.
 
     Source: Rudelson & Vershynin 2007, arXiv:math/0503442.
     """
-    return float(((s / s[0]) ** 2).sum()) if _nonzero(s) else 0.0
+    if not _nonzero(s):
+        return 0.0
+    return float(((s / s[0]) ** 2).sum() if sum_of_squares is None else sum_of_squares / s[0] ** 2)
 
 
 def effective_rank(s: Float64) -> float:

@@ -61,7 +61,7 @@ def count_codes(codes: npt.NDArray[Any], *, bits: int) -> npt.NDArray[np.int64]:
         Counts, shape (2**bits,), int64. One pass.
     """
     counts = np.zeros(2**bits, dtype=np.int64)
-    flat = codes.reshape(-1)
+    flat = codes.ravel(order="K")
     for start in range(0, flat.size, _COUNT_BLOCK):
         counts += np.bincount(flat[start : start + _COUNT_BLOCK], minlength=2**bits)
     return counts
@@ -135,7 +135,7 @@ class Moments:
 
     def add(self, block: npt.NDArray[Any]) -> None:
         """Take in a block of any shape and real dtype."""
-        flat = block.reshape(-1)
+        flat = block.ravel(order="K")
         for start in range(0, flat.size, _SUM_BLOCK):
             self._add(flat[start : start + _SUM_BLOCK].astype(np.float64))
 

@@ -14,6 +14,10 @@ class Source(Protocol):
     """One checkpoint's files, wherever they are."""
 
     @property
+    def remote(self) -> bool:
+        """Whether a read is a request over the network: few and large ones, then."""
+
+    @property
     def location(self) -> str:
         """What names the place to a user: a path, or a Hub id."""
 

@@ -134,7 +134,7 @@ def connect(
     except ImportError:
         raise SourceError(
             f"{hub_id}: a model on the Hub needs the package huggingface_hub. "
-            "Run: pip install 'paramscope[hub]'"
+            "Run: pip install 'huggingface_hub>=1.31,<3'"
         ) from None
     import paramscope
 

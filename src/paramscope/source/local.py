@@ -31,6 +31,10 @@ class LocalSource:
         self._lock = threading.Lock()
 
     @property
+    def remote(self) -> bool:
+        return False
+
+    @property
     def location(self) -> str:
         return str(self.path)
 

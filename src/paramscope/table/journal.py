@@ -17,7 +17,7 @@ from paramscope.measure.spectrum import Float64
 from paramscope.table.schema import Row
 
 JOURNAL = "journal.sqlite"
-_SCHEMA_VERSION = "1"
+_SCHEMA_VERSION = "2"
 
 Key = tuple[str, str]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from paramscope.anatomy import Matrix
 from paramscope.anatomy.roles import ROLES
 from paramscope.engine import Result
 from paramscope.measure import rank
-from paramscope.measure.spectrum import Float64
+from paramscope.measure.spectrum import Float64, Spectrum
 
 Value = str | int | float | None
 Row = dict[str, Value]
@@ -54,16 +55,46 @@ def _stat(name: str) -> Callable[[Result, Context], Value]:
     return lambda result, context: getattr(result.stats, name) if result.stats else None
 
 
-def _spectral(measure: Callable[[Float64], Value]) -> Callable[[Result, Context], Value]:
-    return lambda result, context: measure(result.spectrum.s) if result.spectrum else None
+def _arranged(name: str) -> Callable[[Result, Context], Value]:
+    return lambda result, context: getattr(result.arrangement, name) if result.arrangement else None
 
 
-def _energy_rank(share: float) -> Callable[[Float64], Value]:
-    return lambda s: rank.energy_rank(s, share)
+def _spectral(measure: Callable[[Spectrum], Value]) -> Callable[[Result, Context], Value]:
+    return lambda result, context: measure(result.spectrum) if result.spectrum else None
 
 
-def _energy_ratio(share: float) -> Callable[[Float64], Value]:
-    return lambda s: rank.energy_rank(s, share) / len(s)
+def _whole(measure: Callable[[Float64], Value]) -> Callable[[Result, Context], Value]:
+    """For what needs every singular value: empty where only the leading ones are known."""
+    return _spectral(lambda spectrum: measure(spectrum.s) if spectrum.complete else None)
+
+
+def _total(spectrum: Spectrum) -> float | None:
+    """Σσ² where it is more than the sum over the values at hand."""
+    return None if spectrum.complete else spectrum.sum_of_squares
+
+
+def _energy_rank(share: float) -> Callable[[Result, Context], int | None]:
+    def value(result: Result, context: Context) -> int | None:
+        spectrum = result.spectrum
+        if spectrum is None:
+            return None
+        return rank.energy_rank(spectrum.s, share, sum_of_squares=_total(spectrum))
+
+    return value
+
+
+def _energy_ratio(share: float) -> Callable[[Result, Context], float | None]:
+    count = _energy_rank(share)
+
+    def value(result: Result, context: Context) -> float | None:
+        reached = count(result, context)
+        return None if reached is None else reached / _design_rank(result.matrix)
+
+    return value
+
+
+def _design_rank(matrix: Matrix) -> int:
+    return min(matrix.rows, matrix.columns)
 
 
 def _actual_rank(result: Result, context: Context) -> int | None:
@@ -74,11 +105,11 @@ def _actual_rank(result: Result, context: Context) -> int | None:
 
 def _rank_ratio(result: Result, context: Context) -> float | None:
     actual = _actual_rank(result, context)
-    return None if actual is None else actual / min(result.matrix.rows, result.matrix.columns)
+    return None if actual is None else actual / _design_rank(result.matrix)
 
 
 def _condition_number(result: Result, context: Context) -> float | None:
-    if result.spectrum is None:
+    if result.spectrum is None or not result.spectrum.complete:
         return None
     return rank.condition_number(result.spectrum.s, error_bound=result.spectrum.error_bound)
 
@@ -102,14 +133,14 @@ def _share_of_variance(percent: int, first: bool = False) -> tuple[Column, Colum
             "int64",
             "",
             f"how many singular values carry {percent} % of the variance: {least}",
-            _spectral(_energy_rank(share)),
+            _energy_rank(share),
         ),
         Column(
             f"svd_{percent}_percent_ratio",
             "float64",
             "",
             f"svd_{percent}_percent_rank / design_rank, in [0, 1]; small means compressible",
-            _spectral(_energy_ratio(share)),
+            _energy_ratio(share),
         ),
     )
 
@@ -124,7 +155,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("shape", "string", "", "shape of the matrix; the stored shape where it is not split", _about(lambda m: shape_text(m.shape))),
     Column("rows", "int64", "", "rows of the 2-D view: output features; a vector is one row", _about(lambda m: m.rows)),
     Column("cols", "int64", "", "columns of the 2-D view: input features, (shape[0], -1) beyond two dimensions", _about(lambda m: m.columns)),
-    Column("design_rank", "int64", "", "min(rows, cols): the largest rank possible", _about(lambda m: min(m.rows, m.columns))),
+    Column("design_rank", "int64", "", "min(rows, cols): the largest rank possible", _about(_design_rank)),
     Column("actual_rank", "int64", "", "numerical rank: the number of σᵢ > tolerance·σ₁, by default 1e-6", _actual_rank),
     Column("rank_ratio", "float64", "", "actual_rank / design_rank, in [0, 1]", _rank_ratio),
     *_share_of_variance(90),
@@ -149,14 +180,17 @@ COLUMNS: tuple[Column, ...] = (
     Column("entropy_bits", "float64", "bits", "Shannon entropy of the stored codes per element; 8- and 16-bit dtypes only", _stat("entropy_bits")),
     *_share_of_variance(95),
     *_share_of_variance(99),
-    Column("spectral_norm", "float64", "", "largest singular value, σ₁", _spectral(rank.spectral_norm)),
-    Column("frobenius_norm", "float64", "", "√Σσᵢ²", _spectral(rank.frobenius_norm)),
-    Column("stable_rank", "float64", "", "Σσᵢ² / σ₁², in [1, design_rank]", _spectral(rank.stable_rank), "Rudelson & Vershynin 2007, arXiv:math/0503442"),
-    Column("effective_rank", "float64", "", "exp(-Σ q ln q) with q = σ / Σσ", _spectral(rank.effective_rank), "Roy & Vetterli, EUSIPCO 2007"),
-    Column("effective_rank_energy", "float64", "", "the same with q = σ² / Σσ²; never above effective_rank", _spectral(rank.effective_rank_energy)),
+    Column("spectral_norm", "float64", "", "largest singular value, σ₁", _spectral(lambda x: rank.spectral_norm(x.s))),
+    Column("frobenius_norm", "float64", "", "√Σσᵢ²", _spectral(lambda x: math.sqrt(x.sum_of_squares))),
+    Column("stable_rank", "float64", "", "Σσᵢ² / σ₁², in [1, design_rank]", _spectral(lambda x: rank.stable_rank(x.s, sum_of_squares=_total(x))), "Rudelson & Vershynin 2007, arXiv:math/0503442"),
+    Column("effective_rank", "float64", "", "exp(-Σ q ln q) with q = σ / Σσ", _whole(rank.effective_rank), "Roy & Vetterli, EUSIPCO 2007"),
+    Column("effective_rank_energy", "float64", "", "the same with q = σ² / Σσ²; never above effective_rank", _whole(rank.effective_rank_energy)),
     Column("condition_number", "float64", "", "σ₁ / σ_k; empty where σ_k cannot be told from zero", _condition_number),
     Column("sigma_error_bound", "float64", "", "no singular value is further than this from the true one", lambda r, c: r.spectrum.error_bound if r.spectrum else None),
-    Column("method", "string", "", "`gram` (fast route) or `svdvals` (slow route, where the fast one cannot settle a rank)", lambda r, c: r.spectrum.method if r.spectrum else None),
+    Column("method", "string", "", "`gram` (fast route) or `svdvals` (slow route, where the fast one cannot settle a rank), `krylov` (leading values only: ranks are lower bounds)", lambda r, c: r.spectrum.method if r.spectrum else None),
+    Column("zero_rows", "int64", "", "rows that are zero throughout, by the threshold of `sparsity`: outputs that no input moves", _arranged("zero_rows")),
+    Column("zero_cols", "int64", "", "columns that are zero throughout: inputs that move no output", _arranged("zero_columns")),
+    Column("content_hash", "string", "", "fingerprint of the stored elements, 16 hexadecimal digits: the same for equal matrices; not cryptographic", _arranged("content_hash")),
     Column("stored_shape", "string", "", "shape of the stored tensor", _about(lambda m: shape_text(m.tensor.shape))),
     Column("file", "string", "", "file that holds the stored tensor", _about(lambda m: m.tensor.file)),
     Column("status", "string", "", "`ok`; `failed` where a number could not be had; `refused` where the codes are not understood", lambda r, c: r.status),

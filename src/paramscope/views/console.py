@@ -76,9 +76,10 @@ def _entry(row: Row) -> Iterator[str]:
         yield printable(f"    Rank: -   SVD 90%: -{why}", WIDTH)
     else:
         design = int(row["design_rank"] or 0)
+        least = "≥ " if row["method"] == "krylov" else ""
         yield (
-            f"    Rank: {_share(int(row['actual_rank']), design)}   "
-            f"SVD 90%: {_share(int(row['svd_90_percent_rank'] or 0), design)}"
+            f"    Rank: {least}{_share(int(row['actual_rank']), design)}   "
+            f"SVD 90%: {least}{_share(int(row['svd_90_percent_rank'] or 0), design)}"
         )
     if row["mean"] is not None:
         yield (

@@ -6,9 +6,13 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from paramscope.progress import OnProgress, Progress
-from paramscope.views.words import duration_text, printable
+from paramscope.views.words import bytes_text, duration_text, printable
+
+if TYPE_CHECKING:
+    from paramscope.source.fetch import DownloadProgress, OnDownload
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -83,6 +87,46 @@ def _bar() -> Iterator[OnProgress]:
             )
 
         yield tell
+
+
+@contextlib.contextmanager
+def shown_download() -> Iterator[OnDownload]:
+    """A listener that shows a download's bytes until the block ends."""
+    if not sys.stderr.isatty():
+        yield _download_lines()
+        return
+    from rich.console import Console
+    from rich.progress import DownloadColumn, TextColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+
+        def tell(now: DownloadProgress) -> None:
+            name = f"{now.step} {printable(now.file, 32)}"
+            bar.update(
+                task, description=name, completed=now.done_bytes, total=now.total_bytes or None
+            )
+
+        yield tell
+
+
+def _download_lines() -> OnDownload:
+    last = time.monotonic()
+
+    def tell(now: DownloadProgress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            done, total = bytes_text(now.done_bytes), bytes_text(now.total_bytes)
+            print(f"{now.step}: {done} of {total}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _counts(now: Progress) -> str:
