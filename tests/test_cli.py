@@ -161,7 +161,7 @@ def test_ctrl_c_is_exit_130_and_keeps_finished_rows(write_checkpoint, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "Interrupted. Finished rows are kept" in errors and "Traceback" not in errors
+    assert "Interrupted. What is finished is kept" in errors and "Traceback" not in errors
     again = run("analyze", folder, "--out", tmp_path / "r")
     assert "goes on after" in again.stderr
     assert "nothing to do" in run("analyze", folder, "--out", tmp_path / "r").stderr

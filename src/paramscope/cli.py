@@ -48,12 +48,22 @@ def run_command(command: click.Command, arguments: list[str] | None = None) -> N
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  the reader of our output left
         code = DONE
+    except OSError as error:  # a disk that is full or gone while results are written
+        if "--debug" in arguments:
+            raise
+        click.echo(f"Error: {_os_error(error)}", err=True)
+        code = WRONG_USE
     _leave(code if isinstance(code, int) else DONE)
+
+
+def _os_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}. Finished rows are kept; mend it and run again."
 
 
 def _interrupted() -> int:
     click.echo(
-        "Interrupted. Finished rows are kept; the same command goes on from there.", err=True
+        "Interrupted. What is finished is kept; the same command goes on from there.", err=True
     )
     return INTERRUPTED
 

@@ -20,9 +20,10 @@ from paramscope.anatomy.architecture import architecture
 from paramscope.anatomy.dissect import dissect
 from paramscope.checkpoint import Checkpoint
 from paramscope.checkpoint.open import open_checkpoint
-from paramscope.device import choose_device
-from paramscope.engine import Settings
+from paramscope.device import choose_gpus
+from paramscope.engine import Crew, Settings
 from paramscope.engine.calibration import rates
+from paramscope.engine.gpu import gpu_name, gpu_rates
 from paramscope.engine.local import memory_budget_bytes, run_tasks, worker_count
 from paramscope.engine.plan import Task, plan
 from paramscope.errors import UsageError
@@ -152,14 +153,17 @@ def analyze_all(
 def analyze_source(source: Source, options: Options, progress: OnProgress) -> Run:
     """One checkpoint to one run's folder."""
     started = time.perf_counter()
-    device = choose_device(options.device)
+    crew = Crew(
+        options.workers or worker_count(),
+        options.memory_bytes or memory_budget_bytes(),
+        choose_gpus(options.device),
+    )
     with closing(source):
         checkpoint = open_checkpoint(source)
         matrices = dissect(checkpoint.tensors, checkpoint.config)
         folder = options.out or DEFAULT_OUT / folder_name(source.model_id)
         with Journal(folder, _identity(checkpoint, options), fresh=options.fresh) as journal:
-            workers = options.workers or worker_count()
-            measured = _measure(checkpoint, matrices, journal, options, workers, progress)
+            measured = _measure(checkpoint, matrices, journal, options, crew, progress)
             if not measured and (folder / META).is_file():
                 write_tables(folder, journal, _missing_formats(folder, options.formats))
                 return Run(folder)
@@ -170,7 +174,7 @@ def analyze_source(source: Source, options: Options, progress: OnProgress) -> Ru
             }
             rows = write_tables(folder, journal, (*options.formats, "parquet"))
             write_spectra(folder / SPECTRA, journal.entries(spectra=True))
-            meta = _meta(checkpoint, options, device, workers, hashes, timing)
+            meta = _meta(checkpoint, options, crew, hashes, timing)
             write_meta(folder, {**meta, **_verdict(checkpoint, rows)})
     return Run(folder)
 
@@ -193,25 +197,26 @@ def _measure(
     matrices: list[Matrix],
     journal: Journal,
     options: Options,
-    workers: int,
+    crew: Crew,
     progress: OnProgress,
 ) -> int:
     """Measure what the journal does not have yet, store each result as it comes; how many."""
     position = {id(matrix): index for index, matrix in enumerate(matrices)}
     done = journal.done()
-    tasks = plan(matrices, options.settings, rates(), remote=checkpoint.source.remote)
+    tasks = plan(
+        matrices,
+        options.settings,
+        rates(),
+        remote=checkpoint.source.remote,
+        gpu=gpu_rates(crew.gpus[0]) if crew.gpus else None,
+    )
     todo = [
         replace(task, matrices=tuple(m for m in task.matrices if position[id(m)] not in done))
         for task in tasks
     ]
     todo = [task for task in todo if task.matrices]
     follow = _Follow(checkpoint.source.model_id, len(matrices), len(done), tasks, todo, progress)
-    batches = run_tasks(
-        todo,
-        checkpoint,
-        workers=workers,
-        budget_bytes=options.memory_bytes or memory_budget_bytes(),
-    )
+    batches = run_tasks(todo, checkpoint, crew)
     with closing(batches):
         for batch in batches:
             results = [result for finished in batch for result in finished.results]
@@ -313,8 +318,7 @@ def _hashes(checkpoint: Checkpoint) -> dict[str, str]:
 def _meta(
     checkpoint: Checkpoint,
     options: Options,
-    device: str,
-    workers: int,
+    crew: Crew,
     hashes: dict[str, str],
     timing: dict[str, float],
 ) -> dict[str, Any]:
@@ -328,8 +332,9 @@ def _meta(
         ],
         "options": {**asdict(options), "out": None if options.out is None else str(options.out)},
         "device": {
-            "device": device,
-            "workers": workers,
+            "device": "cuda" if crew.gpus else "cpu",
+            "gpus": [gpu_name(gpu) for gpu in crew.gpus],
+            "workers": crew.workers,
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
         },

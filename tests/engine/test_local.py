@@ -10,7 +10,7 @@ import pytest
 from handmade import RATES
 from paramscope.anatomy.dissect import dissect
 from paramscope.checkpoint.open import open_checkpoint
-from paramscope.engine import Settings, local, plan, work
+from paramscope.engine import Crew, Settings, gram, local, plan
 from paramscope.engine.local import run_tasks
 from paramscope.errors import SourceError
 from paramscope.measure.rank import actual_rank
@@ -19,11 +19,20 @@ from paramscope.source.local import LocalSource
 SETTINGS = Settings()
 
 
-def results(folder, *, workers=2, budget_bytes=2**30, settings=SETTINGS, change=lambda c: c):
+def results(
+    folder,
+    *,
+    workers=2,
+    budget_bytes=2**30,
+    settings=SETTINGS,
+    change=lambda c: c,
+    gpus=(),
+    gpu=None,
+):
     with closing(LocalSource(folder)) as source:
         checkpoint = change(open_checkpoint(source))
-        tasks = plan.plan(dissect(checkpoint.tensors, {}), settings, RATES)
-        batches = run_tasks(tasks, checkpoint, workers=workers, budget_bytes=budget_bytes)
+        tasks = plan.plan(dissect(checkpoint.tensors, {}), settings, RATES, gpu=gpu)
+        batches = run_tasks(tasks, checkpoint, Crew(workers, budget_bytes, gpus))
         finished = [item for batch in batches for item in batch]
     return {r.matrix.tensor.name: r for item in finished for r in item.results}
 
@@ -115,13 +124,13 @@ def test_memory_in_flight_stays_within_the_budget(folder, monkeypatch):
     lock = threading.Lock()
     original = local.measure_task
 
-    def watched(task, cut):
+    def watched(task, *rest):
         nonlocal peak, in_flight
         with lock:
             in_flight += task.memory_bytes
             peak = max(peak, in_flight)
         try:
-            return original(task, cut)
+            return original(task, *rest)
         finally:
             with lock:
                 in_flight -= task.memory_bytes
@@ -143,14 +152,14 @@ def test_an_unreadable_source_ends_the_run_with_its_error(folder):
 
 
 def test_too_little_memory_for_one_matrix_fails_that_matrix_alone(folder, monkeypatch):
-    original = work.spectrum_of_gram
+    original = gram.spectrum_of_gram
 
-    def short(gram, *, long_side):
-        if gram.shape[0] == 8:
+    def short(matrix, *, long_side):
+        if matrix.shape[0] == 8:
             raise MemoryError
-        return original(gram, long_side=long_side)
+        return original(matrix, long_side=long_side)
 
-    monkeypatch.setattr(work, "spectrum_of_gram", short)
+    monkeypatch.setattr(gram, "spectrum_of_gram", short)
     found = results(folder)
     assert found["conv"].reason == "not enough memory for this matrix"
     assert found["tall"].status == "ok"

@@ -30,6 +30,21 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class Crew:
+    """Who does a run's work.
+
+    Attributes:
+        workers: matrices measured side by side on CPU cores.
+        budget_bytes: at most this much in flight.
+        gpus: torch names of devices that work beside the cores.
+    """
+
+    workers: int
+    budget_bytes: int
+    gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What was measured on one matrix.
 

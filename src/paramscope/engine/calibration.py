@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,15 +56,22 @@ class Rates:
 
 def rates() -> Rates:
     """This machine's rates: the remembered ones, or measured now and remembered."""
-    path = cache_folder() / "calibration.json"
-    key = _machine()
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        stored = json.loads(path.read_text("utf-8"))[key]
-        stored["eigen_s"] = tuple((int(k), float(t)) for k, t in stored["eigen_s"])
-        return Rates(**stored)
-    measured = measure_rates()
+    return remembered(_machine(), measure_rates)
+
+
+def remembered(key: str, measured_now: Callable[[], Rates]) -> Rates:
+    """The rates kept under a name, which says what they were measured on."""
+    path = calibration_path()
+    kept: dict[str, dict[str, Any]] = {}
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads(path.read_text("utf-8"))
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        stored = kept[key]
+        eigen_s = tuple((int(k), float(t)) for k, t in stored["eigen_s"])
+        return Rates(**{**stored, "eigen_s": eigen_s})
+    measured = measured_now()
     with contextlib.suppress(OSError):
-        write_whole(path, json.dumps({key: asdict(measured)}).encode())
+        write_whole(path, json.dumps({**kept, key: asdict(measured)}).encode())
     return measured
 
 

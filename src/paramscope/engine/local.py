@@ -1,12 +1,13 @@
-"""CPU workers: one matrix per core, largest first, within a memory budget."""
+"""Workers: one matrix per core, or per GPU, largest first, within a memory budget."""
 
 from __future__ import annotations
 
 import os
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import psutil
@@ -16,13 +17,16 @@ from paramscope.anatomy import Matrix
 from paramscope.anatomy.view import View
 from paramscope.checkpoint import Checkpoint, StoredTensor
 from paramscope.checkpoint.dtypes import Codes
-from paramscope.engine import Result
+from paramscope.engine import Crew, Result
+from paramscope.engine.gpu import GpuGram
+from paramscope.engine.gram import CpuGram, MakeGram
 from paramscope.engine.plan import Task
 from paramscope.engine.work import Loaded, measure, refused
 
 Cut = Callable[[View], Codes]
 
 _SHARE_OF_FREE_MEMORY = 0.6
+_GPU_THREADS = 2
 
 
 def worker_count() -> int:
@@ -39,27 +43,58 @@ def memory_budget_bytes() -> int:
 
 @dataclass(slots=True)
 class _Schedule:
-    """The tasks not yet started, and how much memory those under way take."""
+    """The tasks not yet started, and how much memory those under way take.
+
+    With GPUs, these take the costliest tasks of those they do faster than a core; the cores take
+    what is left, and from the cheap end what the GPUs would not come to sooner.
+    """
 
     pending: list[Task]
     budget_bytes: int
+    gpus: int = 0
     in_flight_bytes: int = 0
     under_way: int = 0
+    gpu_backlog_s: float = 0.0
     stopped: bool = False
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def take(self) -> Task | None:
-        """The costliest task that fits; alone, any task does. None when there is no more."""
+    def __post_init__(self) -> None:
+        """Add up what the GPUs would have to do if they did all that they do better."""
+        self.gpu_backlog_s = sum(task.gpu_time_s or 0.0 for task in self.pending)
+
+    def take(self, *, on_gpu: bool = False) -> Task | None:
+        """The next task that fits; alone, any task does. None when there is no more."""
         with self.changed:
             while not self.stopped and self.pending:
                 room = self.budget_bytes - self.in_flight_bytes
-                for index, task in enumerate(self.pending):
-                    if task.memory_bytes <= room or self.under_way == 0:
-                        self.in_flight_bytes += task.memory_bytes
-                        self.under_way += 1
-                        return self.pending.pop(index)
+                suitable = False
+                for index in self._in_order(on_gpu):
+                    if not self._suits(index, on_gpu):
+                        continue
+                    suitable = True
+                    if self.pending[index].memory_bytes <= room or self.under_way == 0:
+                        return self._start(index)
+                if on_gpu and not suitable:
+                    return None
                 self.changed.wait()
             return None
+
+    def _in_order(self, on_gpu: bool) -> Iterable[int]:
+        count = len(self.pending)
+        return range(count) if on_gpu or not self.gpus else reversed(range(count))
+
+    def _suits(self, index: int, on_gpu: bool) -> bool:
+        task = self.pending[index]
+        if on_gpu:
+            return task.gpu_time_s is not None
+        return task.gpu_time_s is None or task.time_s < self.gpu_backlog_s / max(1, self.gpus)
+
+    def _start(self, index: int) -> Task:
+        task = self.pending.pop(index)
+        self.in_flight_bytes += task.memory_bytes
+        self.under_way += 1
+        self.gpu_backlog_s -= task.gpu_time_s or 0.0
+        return task
 
     def give_back(self, task: Task) -> None:
         with self.changed:
@@ -85,9 +120,7 @@ class Finished:
 def run_tasks(
     tasks: Sequence[Task],
     checkpoint: Checkpoint,
-    *,
-    workers: int,
-    budget_bytes: int,
+    crew: Crew,
 ) -> Generator[list[Finished], None, None]:
     """Run tasks on threads; yield what has finished since the last time, at least every 0.2 s.
 
@@ -99,20 +132,18 @@ def run_tasks(
     Raises:
         ParamscopeError: the checkpoint could not be read further; what is finished was yielded.
     """
-    alone, beside = _split_by_size(tasks, workers, budget_bytes)
-    for group, threads in ((alone, 1), (beside, workers)):
-        with threadpool_limits(limits=max(1, workers // threads), user_api="blas"):
-            yield from _run(group, checkpoint, threads, budget_bytes)
+    alone, beside = ([], list(tasks)) if crew.gpus else _split_by_size(tasks, crew)
+    for group, cores in ((alone, 1), (beside, crew.workers)):
+        with threadpool_limits(limits=max(1, crew.workers // cores), user_api="blas"):
+            yield from _run(group, checkpoint, cores, crew)
 
 
-def _split_by_size(
-    tasks: Sequence[Task], workers: int, budget_bytes: int
-) -> tuple[list[Task], list[Task]]:
+def _split_by_size(tasks: Sequence[Task], crew: Crew) -> tuple[list[Task], list[Task]]:
     """Those that had better run alone, and the others."""
     alone: list[Task] = []
     rest_s = sum(task.time_s for task in tasks)
     for task in tasks:
-        if task.memory_bytes > budget_bytes / 2 or task.time_s > rest_s / workers:
+        if task.memory_bytes > crew.budget_bytes / 2 or task.time_s > rest_s / crew.workers:
             alone.append(task)
             rest_s -= task.time_s
         else:
@@ -129,46 +160,46 @@ class _Ready:
 
 
 def _run(
-    tasks: list[Task], checkpoint: Checkpoint, threads: int, budget_bytes: int
+    tasks: list[Task], checkpoint: Checkpoint, cores: int, crew: Crew
 ) -> Iterator[list[Finished]]:
+    if not tasks:
+        return
     finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
-    ready: queue.Queue[_Ready | None] = queue.Queue(maxsize=threads)
-    schedule = _Schedule(list(tasks), budget_bytes)
+    schedule = _Schedule(list(tasks), crew.budget_bytes, len(crew.gpus))
 
     def done(task: Task, results: list[Result], error: Exception | None = None) -> None:
         schedule.give_back(task)
         finished.put(Finished(task, results, error))
 
-    def next_ready() -> _Ready | None:
+    def next_ready(*, on_gpu: bool = False) -> _Ready | None:
         """The next task, its bytes read; an error of reading goes to the caller."""
-        while (task := schedule.take()) is not None:
+        while (task := schedule.take(on_gpu=on_gpu)) is not None:
             try:
                 return _Ready(task, reader(task, checkpoint))
             except Exception as error:
                 done(task, [], error)
         return None
 
-    def read_ahead() -> None:
-        while (item := next_ready()) is not None:
-            ready.put(item)
-        ready.put(None)
-
-    def work(next_item: Callable[[], _Ready | None]) -> None:
+    def work(next_item: Callable[[], _Ready | None], make_gram: MakeGram) -> None:
         while (item := next_item()) is not None:
             try:
-                results = measure_task(item.task, item.cut)
+                results = measure_task(item.task, item.cut, make_gram)
             except Exception as error:  # handed to the caller, who raises it
                 done(item.task, [], error)
             else:
                 done(item.task, results)
             del item  # the bytes go before the next ones come
 
+    for device in crew.gpus:
+        on_gpu = partial(next_ready, on_gpu=True)
+        # Several threads per GPU: one's bytes travel while another's are computed.
+        _start(partial(work, on_gpu, partial(GpuGram, device=device)), _GPU_THREADS)
     if checkpoint.source.remote:
-        # As many readers as workers: each worker ends at one reader's last word.
-        _start(read_ahead, threads)
-        _start(lambda: work(ready.get), threads)
+        ahead: queue.Queue[_Ready | None] = queue.Queue(maxsize=cores)
+        _start(lambda: _read_ahead(next_ready, ahead), cores)
+        _start(lambda: work(ahead.get, CpuGram), cores)
     else:
-        _start(lambda: work(next_ready), min(threads, len(tasks)))
+        _start(lambda: work(next_ready, CpuGram), min(cores, len(tasks)))
     remaining = len(tasks)
     try:
         while remaining:
@@ -180,6 +211,13 @@ def _run(
                 raise errors[0]
     finally:
         schedule.stop()
+
+
+def _read_ahead(next_ready: Callable[[], _Ready | None], ahead: queue.Queue[_Ready | None]) -> None:
+    """Keep the queue full; the last word, None, ends one worker: there are as many as readers."""
+    while (item := next_ready()) is not None:
+        ahead.put(item)
+    ahead.put(None)
 
 
 def _start(target: Callable[[], None], threads: int) -> None:
@@ -208,12 +246,12 @@ def reader(task: Task, checkpoint: Checkpoint) -> Cut:
     return lambda block: block.cut(flat, start)
 
 
-def measure_task(task: Task, cut: Cut) -> list[Result]:
-    """Measure the task's matrices."""
+def measure_task(task: Task, cut: Cut, make_gram: MakeGram = CpuGram) -> list[Result]:
+    """Measure the task's matrices, their spectra on the device that `make_gram` stands for."""
     if not _readable(task.matrices[0].tensor):
         return [refused(matrix) for matrix in task.matrices]
     return [
-        measure(matrix, _loaded(matrix, task.block_elements, cut), task.settings)
+        measure(matrix, _loaded(matrix, task.block_elements, cut), task.settings, make_gram)
         for matrix in task.matrices
     ]
 

@@ -30,6 +30,7 @@ class Task:
         block_elements: at most this many elements make a block.
         memory_bytes: at most what is held at one time while the task runs.
         time_s: estimated time on one core.
+        gpu_time_s: the same on a GPU, where that is shorter; None where it is not.
     """
 
     matrices: tuple[Matrix, ...]
@@ -39,22 +40,39 @@ class Task:
     block_elements: int
     memory_bytes: int
     time_s: float
+    gpu_time_s: float | None = None
 
 
 def plan(
-    matrices: Iterable[Matrix], settings: Settings, rates: Rates, *, remote: bool = False
+    matrices: Iterable[Matrix],
+    settings: Settings,
+    rates: Rates,
+    *,
+    remote: bool = False,
+    gpu: Rates | None = None,
 ) -> list[Task]:
     """Group matrices into tasks, the costliest first.
 
     Args:
         remote: reads are requests over the network, so nothing is gathered row by row.
+        gpu: the rates of a GPU, where there is one.
     """
     largest_bytes = psutil.virtual_memory().total
     tasks = [
         _task(group, settings, rates, largest_bytes, remote=remote)
         for group in _sharing_bytes(matrices)
     ]
+    if gpu is not None:
+        # A core reads the bytes and counts the codes all the same.
+        beside = replace(gpu, element_s=rates.element_s, overhead_s=rates.overhead_s)
+        tasks = [_with_gpu(task, beside) for task in tasks]
     return sorted(tasks, key=lambda task: task.time_s, reverse=True)
+
+
+def _with_gpu(task: Task, gpu: Rates) -> Task:
+    time_s = sum(matrix_time_s(matrix, task.settings, gpu) for matrix in task.matrices)
+    spectral = task.settings.svd and task.settings.method == "exact"
+    return replace(task, gpu_time_s=time_s if spectral and time_s < task.time_s else None)
 
 
 def matrix_time_s(matrix: Matrix, settings: Settings, rates: Rates) -> float:

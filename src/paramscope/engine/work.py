@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,18 +12,20 @@ import numpy as np
 from paramscope.anatomy import Matrix
 from paramscope.checkpoint.dtypes import Codes, Dtype
 from paramscope.engine import Result, Settings
+from paramscope.engine.gram import CpuGram, DeviceFullError, Gram, MakeGram
 from paramscope.measure.arrangement import Arrangement, Arranging
 from paramscope.measure.rank import ENERGY_SHARES, energy_share
 from paramscope.measure.spectrum import (
     Float64,
     Spectrum,
-    add_gram,
     settled,
-    spectrum_of_gram,
+    spectrum_of_eigenvalues,
     spectrum_of_rows,
 )
 from paramscope.measure.stats import Moments, Stats, count_codes, stats_of_counts
 from paramscope.measure.truncated import leading_spectrum
+
+_log = logging.getLogger(__name__)
 
 _STRIP = 32  # columns: a cache line of 16-bit codes
 _LARGEST_SQUARE = 1e150  # values beyond this overflow when squared and summed
@@ -50,8 +53,22 @@ class Loaded:
         return (self.dtype.decode(codes) for codes in self.blocks())
 
 
-def measure(matrix: Matrix, loaded: Loaded, settings: Settings) -> Result:
-    """Everything about one matrix; a failure of the numbers is a result, not an exception."""
+def measure(
+    matrix: Matrix, loaded: Loaded, settings: Settings, make_gram: MakeGram = CpuGram
+) -> Result:
+    """Everything about one matrix; a failure of the numbers is a result, not an exception.
+
+    A device that has no room for the matrix leaves it to the CPU; nothing is cropped or sampled.
+    """
+    try:
+        return _measure(matrix, loaded, settings, make_gram)
+    except DeviceFullError:
+        shape = (matrix.rows, matrix.columns)
+        _log.warning("⚠️  GPU OOM, falling back to CPU for matrix %s", shape)
+        return _measure(matrix, loaded, settings, CpuGram)
+
+
+def _measure(matrix: Matrix, loaded: Loaded, settings: Settings, make_gram: MakeGram) -> Result:
     started = time.perf_counter()
     stats, spectrum = None, None
     arranging = Arranging(
@@ -59,7 +76,7 @@ def measure(matrix: Matrix, loaded: Loaded, settings: Settings) -> Result:
     )
     try:
         with np.errstate(all="ignore"):
-            stats, spectrum, reason = _numbers(matrix, loaded, settings, arranging)
+            stats, spectrum, reason = _numbers(matrix, loaded, settings, make_gram, arranging)
         status = "failed" if reason else "ok"
         reason = reason or _limits(matrix, spectrum)
     except MemoryError:
@@ -113,12 +130,16 @@ def _limits(matrix: Matrix, spectrum: Spectrum | None) -> str:
 
 
 def _numbers(
-    matrix: Matrix, loaded: Loaded, settings: Settings, arranging: Arranging
+    matrix: Matrix,
+    loaded: Loaded,
+    settings: Settings,
+    make_gram: MakeGram,
+    arranging: Arranging,
 ) -> tuple[Stats, Spectrum | None, str]:
     k = loaded.short_side
     spectral = wants_spectrum(matrix, settings)
     truncated = is_truncated(matrix, settings)
-    gram = np.zeros((k, k)) if spectral and k > 1 and not truncated else None
+    gram = make_gram(k) if spectral and k > 1 and not truncated else None
     stats = _one_pass(loaded, settings, gram, arranging)
     if not spectral:
         return stats, None, ""
@@ -126,9 +147,11 @@ def _numbers(
         return stats, None, problem
     if truncated:
         return stats, _leading(loaded, settings, stats), ""
-    if gram is None:
-        gram = np.full((1, 1), stats.sum_of_squares)
-    spectrum = spectrum_of_gram(gram, long_side=loaded.long_side)
+    if gram is None:  # a vector: its one singular value is its norm
+        norm_squared = np.full(1, stats.sum_of_squares)
+        spectrum = spectrum_of_eigenvalues(norm_squared, long_side=loaded.long_side)
+    else:
+        spectrum = gram.spectrum(long_side=loaded.long_side)
     if not settled(
         spectrum,
         long_side=loaded.long_side,
@@ -152,9 +175,7 @@ def _no_spectrum(stats: Stats) -> str:
     return ""
 
 
-def _one_pass(
-    loaded: Loaded, settings: Settings, gram: Float64 | None, arranging: Arranging
-) -> Stats:
+def _one_pass(loaded: Loaded, settings: Settings, gram: Gram | None, arranging: Arranging) -> Stats:
     """Statistics, and the Gram matrix of the shorter side, from one reading of the matrix."""
     dtype = loaded.dtype
     counts = np.zeros(2**dtype.bits if dtype.countable else 0, dtype=np.int64)
@@ -167,7 +188,7 @@ def _one_pass(
         else:
             moments.add(codes)
         if gram is not None:
-            add_gram(gram, dtype.decode(codes))
+            gram.add(codes, dtype)
     if dtype.countable:
         return stats_of_counts(counts, dtype.values(), zero_threshold=settings.zero_threshold)
     return moments.stats()

@@ -86,7 +86,11 @@ def spectrum_of_gram(gram: Float64, *, long_side: int) -> Spectrum:
 
     Cost: 4/3·k³ floating-point operations.
     """
-    eigenvalues = np.linalg.eigvalsh(gram)[::-1]
+    return spectrum_of_eigenvalues(np.linalg.eigvalsh(gram)[::-1], long_side=long_side)
+
+
+def spectrum_of_eigenvalues(eigenvalues: Float64, *, long_side: int) -> Spectrum:
+    """Singular values from the eigenvalues of a Gram matrix, shape (k,), descending."""
     squares = np.maximum(eigenvalues, 0.0)
     s = np.sqrt(squares)
     uncertainty = square_uncertainty(s, long_side=long_side)
