@@ -10,19 +10,21 @@ from functools import cache
 from paramscope.anatomy.config import Facts
 from paramscope.anatomy.families import (
     ADAPTER,
-    BUFFERS,
     CODES,
     CODES_ENDING,
     CONTEXTS,
     MAGNITUDES,
-    PACKING,
+    NOT_TRAINED,
     ROWS,
     Row,
 )
 from paramscope.anatomy.names import Name
+from paramscope.anatomy.roles import ROLES
 from paramscope.checkpoint.dtypes import Dtype
 
-_MAY_BE_PACKED = re.compile(r"(?:cross_)?attn\.|mlp\.|embed\.token|output|ssm|moe\.expert|pro")
+_MAY_BE_PACKED = re.compile(
+    r"(?:cross_)?attn\.|mlp\.|embed\.token|output|ssm|moe\.expert|projector"
+)
 _MIXER = re.compile(r"(?:cross_)?attn\.|mlp\.|moe\.|ssm")
 _OTHER = Row("", "other")
 
@@ -35,12 +37,14 @@ class Subject:
         shape: of the tensor.
         weight: shape of the tensor, or of the weight that it is the bias of; None where a bias
             has no weight.
+        weight_ending: what the weight's name ends with, where a bias is a parameter `x_bias`.
         is_there: whether the checkpoint holds a module of this name beside the tensor's own.
     """
 
     name: Name
     shape: tuple[int, ...]
     weight: tuple[int, ...] | None
+    weight_ending: str
     dtype: Dtype
     facts: Facts
     is_there: Callable[[str], bool]
@@ -54,15 +58,15 @@ class Meaning:
         row: the row of the table that fitted.
         role: the role of the whole tensor.
         is_bias: a vector that is added; its pieces are biases too.
-        is_cuttable: it holds numbers of the weight, in the weight's own layout.
+        is_whole: it does not hold the weight's numbers in the weight's layout: not to be cut.
         renames: prefixes of roles that the context changes.
-        note: why it is not cuttable.
+        note: why it is not to be cut.
     """
 
     row: Row
     role: str
     is_bias: bool = False
-    is_cuttable: bool = True
+    is_whole: bool = False
     renames: tuple[tuple[str, str], ...] = ()
     note: str = ""
 
@@ -72,10 +76,14 @@ class Meaning:
         return _MIXER.match(self.role) is not None
 
     def rename(self, role: str) -> str:
-        """A role as the context has it, such as `moe.expert.up` for `mlp.up`."""
+        """A role as the context has it, such as `moe.expert.up` for `mlp.up`.
+
+        What the context has no role of its own for keeps its name.
+        """
         for prefix, to in self.renames:
-            if role.startswith(prefix):
-                return to + role.removeprefix(prefix)
+            renamed = to + role.removeprefix(prefix)
+            if role.startswith(prefix) and renamed in ROLES:
+                return renamed
         return role
 
 
@@ -83,11 +91,9 @@ def classify(subject: Subject) -> Meaning:
     """The meaning of a tensor, by the first row that fits."""
     name, is_integer = subject.name, subject.dtype.kind == "integer"
     full = f"{name.path}.{name.leaf}" if name.leaf else name.path
-    for row in BUFFERS:
+    for row in NOT_TRAINED:
         if _fits(row, full, subject.shape, subject):
-            return Meaning(row, "buffer")
-    if re.fullmatch(PACKING, full):
-        return Meaning(_OTHER, "packing")
+            return Meaning(row, row.role)
     if re.fullmatch(MAGNITUDES, name.leaf):
         return Meaning(_OTHER, "scale")
     path, row, is_bias = _find(subject)
@@ -100,10 +106,9 @@ def classify(subject: Subject) -> Meaning:
         role = "bias"
     if re.fullmatch(ADAPTER, name.leaf):
         note = f"{name.leaf.removesuffix('.weight')}: a factor of a low-rank adapter"
-        return Meaning(row, role, is_bias, False, renames, note)
-    if is_integer or is_code:
-        return Meaning(row, role, is_bias, False, renames, "packed codes, not decoded")
-    return Meaning(row, role, is_bias, True, renames)
+    else:
+        note = "packed codes, not decoded" if is_integer or is_code else ""
+    return Meaning(row, role, is_bias=is_bias, is_whole=bool(note), renames=renames, note=note)
 
 
 def _holds_codes(subject: Subject, row: Row, *, is_bias: bool) -> bool:
@@ -121,9 +126,10 @@ def _find(subject: Subject) -> tuple[str, Row, bool]:
     candidates = [(path, leaf == "bias")]
     if path.endswith("_bias") and not leaf:
         stem = path.removesuffix("_bias")
-        of_a_weight = [(f"{stem}_weight", True), (stem, True)]
-        has_weight = subject.weight is not None
-        candidates = of_a_weight if has_weight else candidates + of_a_weight
+        if subject.weight is not None:
+            candidates = [(stem + subject.weight_ending, True)]
+        else:
+            candidates += [(f"{stem}_weight", True), (stem, True)]
     elif path.endswith(CODES_ENDING) and not leaf:
         candidates.append((path.removesuffix(CODES_ENDING), False))
     for candidate, is_bias in candidates:

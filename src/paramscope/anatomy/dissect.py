@@ -15,7 +15,16 @@ from paramscope.anatomy.towers import Stack, name_towers, tower_outside
 from paramscope.checkpoint import StoredTensor
 
 # Where the weight of a bias is found, after `bias` or `_bias` is taken off its name.
-_WEIGHTS = (".weight", ".qweight", ".weight_v", ".parametrizations.weight.original1", "", "_weight")
+_WEIGHTS = (
+    ".weight",
+    ".qweight",
+    ".weight_packed",
+    ".weight_v",
+    ".parametrizations.weight.original1",
+    "",
+    "_weight",
+    "_blocks",
+)
 _MODULES = (".weight", ".qweight", "")
 
 
@@ -112,10 +121,12 @@ class _Planner:
             facts = self._facts[name.labels] = facts_for(
                 self._config, name.labels, signs=self._signs
             )
+        weight, ending = self._weight_of(tensor)
         subject = Subject(
             name=name,
             shape=tensor.shape,
-            weight=self._weight_of(tensor),
+            weight=weight,
+            weight_ending=ending if ending == "_weight" else "",
             dtype=tensor.dtype,
             facts=facts,
             is_there=lambda module: self._is_beside(tensor, name, module),
@@ -123,13 +134,16 @@ class _Planner:
         meaning = classify(subject)
         return _Plan(name, meaning, pieces_of(meaning, subject))
 
-    def _weight_of(self, tensor: StoredTensor) -> tuple[int, ...] | None:
-        """The shape of the weight that a bias belongs to; the tensor's own if it is no bias."""
+    def _weight_of(self, tensor: StoredTensor) -> tuple[tuple[int, ...] | None, str]:
+        """The shape of the weight that a bias belongs to, and how its name ends.
+
+        What is no bias is its own weight.
+        """
         if not tensor.name.endswith((".bias", "_bias")):
-            return tensor.shape
+            return tensor.shape, ""
         stem = tensor.name.removesuffix("bias")[:-1]
-        found = (self._shapes.get(stem + leaf) for leaf in _WEIGHTS)
-        return next((shape for shape in found if shape is not None), None)
+        found = ((self._shapes.get(stem + ending), ending) for ending in _WEIGHTS)
+        return next((weight for weight in found if weight[0] is not None), (None, ""))
 
     def _is_beside(self, tensor: StoredTensor, name: Name, module: str) -> bool:
         stem = tensor.name.removesuffix(name.leaf).removesuffix(".")

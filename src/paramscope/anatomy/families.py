@@ -144,36 +144,32 @@ DIMENSIONS: Mapping[str, tuple[str, ...]] = {
 
 # Over whole names, leaf included. `dims` keeps the causal masks of GPT-2 and GPT-NeoX
 # (`attn.bias`, four dimensions) apart from a bias of the same name.
-BUFFERS: tuple[Row, ...] = (
+NOT_TRAINED: tuple[Row, ...] = (
     Row(r"(?:\w*_)?position_ids|token_type_ids|\w*inv_freq|masked_bias", "buffer"),
     Row(
         r"num_batches_tracked|running_(?:mean|var)|relative_(?:position|coords)_\w*index", "buffer"
     ),
-    Row(r"(?:attn|attention|self_attn)\.bias", "buffer", dims=(2, 3, 4)),
-    Row(
-        r"(?:cos|sin)_cached|rope_(?:freqs|factors_\w+)|rope\.freqs|freqs_cis|attn_mask|causal_mask|freqs",
-        "buffer",
-    ),
+    Row(r"(?:attn|attention|self_attn)\.bias|attn_mask|causal_mask", "buffer", dims=(2, 3, 4)),
+    Row(r"(?:cos|sin)_cached|rope_(?:freqs|factors_\w+)|rope\.freqs|freqs_cis|freqs", "buffer"),
     # Statistics of codebooks; observers and codes of fake quantisation (I-BERT, Gemma 4).
     Row(r"codebook\.(?:cluster_\w+|embed_avg|embed_sum|inited|initialized)", "buffer"),
+    Row(r"(?:input|output)_(?:min|max)|x_min|x_max|(?:act|fc)_scaling_factor", "buffer"),
     Row(
-        r"(?:input|output)_(?:min|max)|x_min|x_max|(?:act|fc)_scaling_factor|\w+_integer", "buffer"
-    ),
-    Row(
-        r"slope_rate|(?:query|key|diagonal)_decay|summary_idxs|num_points_scale|n_points_scale",
+        r"\w+_integer|slope_rate|(?:query|key|diagonal)_decay|summary_idxs|n\w*_points_scale",
         "buffer",
     ),
+    # Scales, zero points and index tables that belong to packed weights.
+    Row(r"qzeros|scales|g_idx|weight_scale(?:_inv|_2)?|weight_shape|weight_zero_point", "packing"),
+    Row(r"\w+_proj_scales|\w+_scale_inv|(?:input|output|[qkv])_scale|SCB", "packing"),
+    Row(r"absmax|quant_map|nested_\w+|quant_state\.\w+", "packing"),
+    Row(r"scale", "packing", beside="weight"),
 )
 
-# Scales, zero points and index tables that belong to packed weights; over whole names.
-PACKING = (
-    r".*(?:qzeros|scales|g_idx|weight_scale(?:_inv|_2)?|weight_shape|weight_zero_point"
-    r"|input_scale|output_scale|absmax|quant_map|nested_\w+|quant_state\.\w+|_scale_inv|SCB)"
-)
 # Leaves and endings of codes: they stand for the weight, once they are decoded.
 CODES = r"qweight|weight_packed"
 CODES_ENDING = "_blocks"
-ADAPTER = r"lora_.*"
+# Leaves that are a part of the weight: a factor of it, or the length of its rows.
+ADAPTER = r"lora_[AB].*|lora_embedding_[AB].*"
 MAGNITUDES = r"weight_g|weight\.original0|lora_magnitude_vector.*"
 
 # --- what things are ----------------------------------------------------------------------------
@@ -207,7 +203,7 @@ GATED_ATTENTION = r"qwen3_next|qwen3_5\w*|qwen4_exp\w*"
 ROWS: tuple[Row, ...] = (
     # A weight of one dimension scales what a normalisation has centred.
     Row(r"(?!\w*scale)(?!ls_?\d)\w+", "norm", dims=(1,), leaf="weight"),
-    # Routers.
+    # Routers. What corrects their scores belongs to routing: it is no bias of a projection.
     Row(r"\w*e_score_correction_bias|\w*expert_bias|router_bias|balancing_biases", "moe.router"),
     Row(r"shared_experts?_gate|shared_expert\.gate", "moe.shared.router"),
     Row(rf"{MOE}\.(?:gate|router)(?:\.(?:layer|classifier|gate|proj|wg|weight_1))?", "moe.router"),
@@ -221,6 +217,14 @@ ROWS: tuple[Row, ...] = (
         "norm",
     ),
     Row(r"\w*layernorm\.(?:W_\w+|mlp\.fc\d)", "norm"),
+    # RWKV: receptance asks, key and value answer; the channel mix is a gated MLP.
+    Row(r"attention\.receptance|attn\.r_proj", "attn.q", models=r"rwkv.*"),
+    Row(r"attention\.gate", "attn.gate", models=r"rwkv.*"),
+    Row(r"attention\.time_\w+", "ssm", models=r"rwkv.*"),
+    Row(r"(?:feed_forward|ffn)\.key", "mlp.up", models=r"rwkv.*"),
+    Row(r"(?:feed_forward|ffn)\.value", "mlp.down", models=r"rwkv.*"),
+    Row(r"feed_forward\.receptance", "mlp.gate", models=r"rwkv.*"),
+    Row(r"feed_forward\.time_\w+", "scale", models=r"rwkv.*"),
     # Relative positions, and what is added to attention scores.
     Row(r"relative_position_bias_table|rel_pos_[hw]|seg_embed", "embed.relative"),
     Row(r"\w*(?:rel_|relative_|distance_)\w*(?:emb|bias)\w*|rel_embeddings", "embed.relative"),
@@ -236,14 +240,6 @@ ROWS: tuple[Row, ...] = (
     Row(r"indexer\.(?:wq_b|q_b_proj|q_proj|wq)|index_q_proj", "attn.index.q"),
     Row(r"indexer\.(?:wk|k_proj)|index_k_proj", "attn.index.k"),
     Row(r"indexer(?:\.[^.#]+)*", "attn.index"),
-    # RWKV: receptance asks, key and value answer; the channel mix is a gated MLP.
-    Row(r"attention\.receptance", "attn.q", models=r"rwkv.*"),
-    Row(r"attention\.gate", "attn.gate", models=r"rwkv.*"),
-    Row(r"attention\.time_\w+", "ssm", models=r"rwkv.*"),
-    Row(r"feed_forward\.key", "mlp.up", models=r"rwkv.*"),
-    Row(r"feed_forward\.value", "mlp.down", models=r"rwkv.*"),
-    Row(r"feed_forward\.receptance", "mlp.gate", models=r"rwkv.*"),
-    Row(r"feed_forward\.time_\w+", "scale", models=r"rwkv.*"),
     # Fused attention: families first.
     Row(r"crossattention\.c_attn", "attn.kv", "kv_halves", models=CONV1D, inputs_first=True),
     Row(r"q_attn", "attn.q", models=CONV1D, inputs_first=True),
@@ -278,13 +274,12 @@ ROWS: tuple[Row, ...] = (
     # ChatGLM-6B has `attention`, its successors `self_attention` with grouped queries.
     Row(r"layers\.#\.attention\.query_key_value", "attn.qkv", "qkv_per_head", models="chatglm"),
     Row(r"self_attention\.query_key_value", "attn.qkv", "qkv_blocks", models="chatglm"),
-    Row(r"query_key_value", "attn.qkv", "qkv_blocks", models=r"bailing.*|\w*bailing\w*"),
+    Row(r"query_key_value", "attn.qkv", "qkv_blocks", models=r".*bailing.*"),
     Row(r"query_key_value", "attn.qkv"),
     Row(
         r"wqkv", "attn.qkv", "qkv_per_group", models=r"internlm2.*|internvl_chat|internlmxcomposer2"
     ),
     Row(r"qkv_proj", "attn.qkv", "qvk_per_shard", models="codegen"),
-    Row(r"in_proj_qkvz", "attn.qkv", "linear_qkvz_per_group", models="qwen3_next.*"),
     Row(r"self\.in_proj", "attn.qkv", "qkv_per_head", models="deberta"),
     # Fused attention: by name.
     Row(r"gqkv_proj", "attn.qkv", "gate_qkv_blocks"),
@@ -368,10 +363,10 @@ ROWS: tuple[Row, ...] = (
     Row(r"linear_q_adapter_list\.#\.\d", "attn.q"),
     Row(r"linear_k_adapter_list\.#\.\d", "attn.k"),
     Row(r"linear_v_adapter_list\.#\.\d", "attn.v"),
-    Row(r"gate_up_proj_adapter_list\.#\.\d", "mlp.adapter"),
+    Row(r"gate_up_proj_adapter_list\.#\.\d", "adapter"),
     # State spaces and other recurrences.
     Row(
-        rf"{SSM}\.(?:in_proj|out_proj|x_proj|dt_proj|(?:x|dt)_proj_weight|linear_\w+|rg_lru\.\w+|dt_in_proj)",
+        rf"{SSM}\.(?:in_proj|out_proj|(?:x|dt)_proj(?:_weight)?|dt_in_proj|linear_\w+|rg_lru\.\w+)",
         "ssm",
     ),
     Row(r"A_log|D|A|dt_proj|in_proj_(?:a|b|ba)|[abf]_proj|f_[ab]_proj|[if]gate_preact", "ssm"),
@@ -509,7 +504,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         r"down_proj|w2|wo|Wo|fc2|lin2|linear_fc2|fc_out|c_proj|dense_4h_to_h|proj_down|w_out"
         r"|output_dense|ffw_layer_2|dense_out|layer_2|ffn_output|linear_down|\w*output\w*\.dense"
-        rf"|{MLP}(?:\.\w+)*\.(?:[1-4]|ff1|linear_?2|dense2|out_proj|proj_out|output|conv2|fc_2|linear_out)"
+        rf"|{MLP}(?:\.\w+)*\.(?:[1-4]|ff1|linear_?2|dense2|out_proj|proj_out|output|conv2|fc_2)"
+        rf"|{MLP}\.linear_out"
         r"|(?:pwconv2|pointwise_conv2)",
         "mlp.down",
         dims=(1, 2, 3),
@@ -521,7 +517,7 @@ ROWS: tuple[Row, ...] = (
     Row(r"patchi?fier|patcher", "embed.patch", dims=(1, 2)),
     Row(
         r"embed_tokens|wte(?:\.\w+)?|word_embeddings?|tok_embeddings|embed_in|shared|token_embedding"
-        r"|embeddings?|embed|char_embed\w*|language_model\.embed_tokens",
+        r"|embeddings?|embed|char_embed\w*",
         "embed.token",
         dims=(1, 2),
     ),
@@ -541,8 +537,9 @@ ROWS: tuple[Row, ...] = (
     Row(
         r"\w*(?:cls|class|mask|register|distillation|query|iou|obj_score|newline|separator|pad)"
         r"_?(?:tokens?|embedding|newline)\w*(?:\.\w+)?|image_newline|probe|latents|latent_query"
-        r"|\w+_tokens?(?:_\w+)?|reference_points|query_feat|queries_features|\w*_emb|no_object_pointer"
-        r"|query_tokens|masked_spec_embed|codevectors|view_sep\w*|bos_latent",
+        r"|\w+_tokens?(?:_\w+)?|reference_points|query_feat|queries_features|\w*_emb"
+        r"|no_object_pointer"
+        r"|masked_spec_embed|codevectors|view_sep\w*|bos_latent",
         "embed.other",
     ),
     Row(
@@ -554,13 +551,15 @@ ROWS: tuple[Row, ...] = (
     Row(
         r"\w*layer_?scale\w*(?:\.\w+)?|lambda_?\w*|ls_?\d(?:\.gamma)?|(?:ffn_)?gamma(?:_\d)?"
         r"|\w*logit_(?:scale|bias)|temperature|layer_scalar|alpha\w*|beta|\w*_scal(?:e|ing)\w*"
-        r"|scal(?:e|ing)\w*(?:\.\w+)?|\w*_scaling\.\w+|gate_\w+|\w+_gate|\w*_clip\.scale|eps|act_fn\.\w+",
+        r"|scal(?:e|ing)\w*(?:\.\w+)?|\w*_scaling\.\w+|gate_(?:attn|ffn|attention|ffw)|\w+_gate"
+        r"|\w*_clip\.scale|eps|act_fn\.\w+",
         "scale",
         dims=(0, 1, 2, 3),
     ),
     # What only the shape tells.
     Row(r".*", "conv", dims=(3, 4, 5), leaf="weight"),
     Row(r".*conv\w*(?:\.\w+)*", "conv", dims=(2, 3, 4, 5)),
+    # Last guesses, by a word that says where a projection leads.
     Row(r"\w*(?:head|predictor|predictions?)(?:\.[^.#]+)*|predict_\w+", "output", dims=(1, 2)),
     Row(
         r"\w*(?:mlps|heads)\.(?:#|\d+)(?:\.[^.#]+)*|lm_loss|decoder_pred|out(?:_mid)?",

@@ -29,7 +29,7 @@ class Piece:
 def pieces_of(meaning: Meaning, subject: Subject) -> tuple[Piece, ...]:
     """The matrices of a tensor, disjoint, which together cover it."""
     whole = View.whole(subject.shape)
-    if not meaning.is_cuttable:
+    if meaning.is_whole:
         return (Piece("", meaning.role, None, whole, note=meaning.note),)
     experts = _stack(meaning, subject, whole)
     if experts is None:

@@ -127,7 +127,7 @@ class View:
             stride == inner * length
             for stride, inner, length in zip(strides, strides[1:], shape[1:], strict=False)
         )
-        if not in_one_run:
+        if not in_one_run or self.column_axes == 0:
             yield self
             return
         merged = View(
@@ -150,7 +150,7 @@ class View:
         first, last = self.span
         if first < start or last > start + flat.size:
             raise ValueError(f"elements {first}:{last} are not in {start}:{start + flat.size}")
-        window = np.ndarray(
+        window: npt.NDArray[Any] = np.ndarray(
             self.shape,
             flat.dtype,
             buffer=flat.data,
