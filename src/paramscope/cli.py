@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run_command(command: click.Command, arguments: list[str] | None = None) -> None:
     """Run a click command; exit with the code that the documentation promises."""
     _print_any_character()
+    gc.set_threshold(200_000)  # headers are many small objects without cycles: look seldom
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = command.main(arguments, standalone_mode=False)

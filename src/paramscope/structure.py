@@ -10,7 +10,6 @@ from typing import Any
 
 from paramscope.anatomy import Matrix
 from paramscope.anatomy.dissect import dissect
-from paramscope.anatomy.roles import ROLES
 from paramscope.checkpoint.open import open_checkpoint
 from paramscope.engine import Settings
 from paramscope.engine.calibration import rates
@@ -45,7 +44,7 @@ class Structure:
 
     @property
     def buffers(self) -> int:
-        return sum(matrix.numel for matrix in self.matrices if matrix.role == "buffer")
+        return sum(matrix.numel for matrix in self.matrices if matrix.is_buffer)
 
     @property
     def parameters(self) -> int:
@@ -71,7 +70,7 @@ def _matrix_facts(matrix: Matrix) -> dict[str, Any]:
     return {
         "param_name": matrix.tensor.name,
         "part": matrix.part,
-        "block_type": ROLES[matrix.role].block_type,
+        "block_type": matrix.block_type,
         "role": matrix.role,
         "tower": matrix.tower,
         "layer_index": matrix.layer,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from paramscope.anatomy.roles import ROLES
 from paramscope.anatomy.view import View
 from paramscope.checkpoint import StoredTensor
 
@@ -36,6 +37,16 @@ class Matrix:
     view: View
     transposed: bool = False
     note: str = ""
+
+    @property
+    def block_type(self) -> str:
+        """The coarser word for the role, which users see."""
+        return ROLES[self.role].block_type
+
+    @property
+    def is_buffer(self) -> bool:
+        """Whether it is no trained weight."""
+        return self.block_type == "buffer"
 
     @property
     def rows(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import psutil
 
@@ -42,6 +43,20 @@ class Task:
     time_s: float
     gpu_time_s: float | None = None
 
+    def moved_to(self, group: Sequence[Matrix]) -> Task:
+        """The same work on matrices of the same shapes elsewhere."""
+        shift = group[0].view.offset - self.matrices[0].view.offset
+        return Task(
+            tuple(group),
+            self.settings,
+            (self.span[0] + shift, self.span[1] + shift),
+            self.streamed,
+            self.block_elements,
+            self.memory_bytes,
+            self.time_s,
+            self.gpu_time_s,
+        )
+
 
 def plan(
     matrices: Iterable[Matrix],
@@ -58,18 +73,30 @@ def plan(
         gpu: the rates of a GPU, where there is one.
     """
     largest_bytes = psutil.virtual_memory().total
-    tasks = [
-        _task(group, settings, rates, largest_bytes, remote=remote)
-        for group in _sharing_bytes(matrices)
-    ]
-    if gpu is not None:
-        # A core reads the bytes and counts the codes all the same.
-        beside = replace(gpu, element_s=rates.element_s, overhead_s=rates.overhead_s)
-        tasks = [_with_gpu(task, beside) for task in tasks]
+    patterns: dict[tuple[Any, ...], Task] = {}  # tens of thousands of experts have one shape
+    tasks = []
+    for group in _sharing_bytes(matrices):
+        key = _pattern_of(group)
+        if key not in patterns:
+            task = _task(group, settings, rates, largest_bytes, remote=remote)
+            patterns[key] = task if gpu is None else _with_gpu(task, rates, gpu)
+        tasks.append(patterns[key].moved_to(group))
     return sorted(tasks, key=lambda task: task.time_s, reverse=True)
 
 
-def _with_gpu(task: Task, gpu: Rates) -> Task:
+def _pattern_of(group: Sequence[Matrix]) -> tuple[Any, ...]:
+    """What the cost of a group depends on: all but where it lies."""
+    first = group[0]
+    start = first.view.offset
+    views = tuple(
+        (m.view.shape, m.view.strides, m.view.offset - start, m.is_buffer) for m in group
+    )
+    return (first.tensor.dtype.name, views)
+
+
+def _with_gpu(task: Task, rates: Rates, gpu: Rates) -> Task:
+    # A core reads the bytes and counts the codes all the same.
+    gpu = replace(gpu, element_s=rates.element_s, overhead_s=rates.overhead_s)
     time_s = sum(matrix_time_s(matrix, task.settings, gpu) for matrix in task.matrices)
     spectral = task.settings.svd and task.settings.method == "exact"
     return replace(task, gpu_time_s=time_s if spectral and time_s < task.time_s else None)

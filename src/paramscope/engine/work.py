@@ -98,7 +98,7 @@ def _of_matrix(arrangement: Arrangement, matrix: Matrix) -> Arrangement:
 
 def wants_spectrum(matrix: Matrix, settings: Settings) -> bool:
     """Buffers are no weights, and an empty matrix has no singular values."""
-    return settings.svd and matrix.role != "buffer" and matrix.numel > 0
+    return settings.svd and not matrix.is_buffer and matrix.numel > 0
 
 
 def refused(matrix: Matrix) -> Result:

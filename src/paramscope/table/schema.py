@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from paramscope.anatomy import Matrix
-from paramscope.anatomy.roles import ROLES
 from paramscope.engine import Result
 from paramscope.measure import rank
 from paramscope.measure.spectrum import Float64, Spectrum
@@ -151,7 +150,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("revision", "string", "", "commit of the files; empty where it is not known", lambda r, c: c.revision),
     Column("param_name", "string", "", "name of the stored tensor", _about(lambda m: m.tensor.name)),
     Column("layer_index", "int64", "", "layer within its tower, from 0; empty outside the layers", _about(lambda m: m.layer)),
-    Column("block_type", "string", "", "what the parameter is, in coarse words", _about(lambda m: ROLES[m.role].block_type)),
+    Column("block_type", "string", "", "what the parameter is, in coarse words", _about(lambda m: m.block_type)),
     Column("shape", "string", "", "shape of the matrix; the stored shape where it is not split", _about(lambda m: shape_text(m.shape))),
     Column("rows", "int64", "", "rows of the 2-D view: output features; a vector is one row", _about(lambda m: m.rows)),
     Column("cols", "int64", "", "columns of the 2-D view: input features, (shape[0], -1) beyond two dimensions", _about(lambda m: m.columns)),

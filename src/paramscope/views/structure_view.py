@@ -62,11 +62,9 @@ def _layers(matrices: tuple[Matrix, ...]) -> dict[str, set[int]]:
 
 
 def _by_role(structure: Structure) -> dict[tuple[str, str, str], list[Matrix]]:
-    from paramscope.anatomy.roles import ROLES
-
     groups: dict[tuple[str, str, str], list[Matrix]] = defaultdict(list)
     for matrix in structure.matrices:
-        groups[matrix.tower, matrix.role, ROLES[matrix.role].block_type].append(matrix)
+        groups[matrix.tower, matrix.role, matrix.block_type].append(matrix)
     return groups
 
 
