@@ -15,10 +15,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from paramscope.embeddings.options import EmbeddingOptions
+    from paramscope.embeddings.run import embedding, embedding_all
     from paramscope.errors import ParamscopeError
     from paramscope.pipeline import Options, analyze, analyze_all
+    from paramscope.report_run import report, run, run_all
     from paramscope.source.download import DownloadResult, download
     from paramscope.structure import Structure, inspect, inspect_all
+    from paramscope.table.embedding_result import Embedding
     from paramscope.table.results import Run
 
 __version__ = "0.1.0"
@@ -29,15 +33,24 @@ _PUBLIC = {
     "Run": "table.results",
     "Structure": "structure",
     "DownloadResult": "source.download",
+    "Embedding": "table.embedding_result",
+    "EmbeddingOptions": "embeddings.options",
     "analyze": "pipeline",
     "analyze_all": "pipeline",
     "download": "source.download",
+    "embedding": "embeddings.run",
+    "embedding_all": "embeddings.run",
+    "report": "report_run",
+    "run": "report_run",
+    "run_all": "report_run",
     "inspect": "structure",
     "inspect_all": "structure",
 }
 
 __all__ = [
     "DownloadResult",
+    "Embedding",
+    "EmbeddingOptions",
     "Options",
     "ParamscopeError",
     "Run",
@@ -45,8 +58,13 @@ __all__ = [
     "analyze",
     "analyze_all",
     "download",
+    "embedding",
+    "embedding_all",
     "inspect",
     "inspect_all",
+    "report",
+    "run",
+    "run_all",
 ]
 
 

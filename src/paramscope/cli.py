@@ -5,22 +5,25 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from paramscope import __version__
+from paramscope.cli_options import (
+    analysis_options,
+    chosen_embedding_options,
+    chosen_model,
+    chosen_options,
+    embedding_options,
+)
 from paramscope.errors import ParamscopeError
 
 if TYPE_CHECKING:
-    from paramscope.pipeline import Options
     from paramscope.table.results import Run
 
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,34 +99,6 @@ def show_messages(*, verbose: bool) -> None:
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def analysis_options(command: Command) -> Command:
-    """The options that every command which measures has."""
-    options = (
-        click.option("--out", type=click.Path(path_type=Path), help="Folder of the run. Default: data/outputs/<org>--<name>."),
-        click.option("--model-id", "--model_id", help="Which model, where MODEL is a folder that holds several."),
-        click.option("--revision", help="Branch, tag or commit on the Hub; of local files, what to put into the column."),
-        click.option("--stream", is_flag=True, help="Read a model on the Hub where it is, without storing it."),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where spectra are computed."),
-        click.option("--no-gpu", "--no_gpu", is_flag=True, help="The same as --device cpu."),
-        click.option("--svd/--no-svd", default=True, show_default=True, help="Compute spectra, or statistics only."),
-        click.option("--method", type=click.Choice(["exact", "truncated"]), default="exact", show_default=True, help="All singular values, or the leading ones: ranks are lower bounds then."),
-        click.option("--rank-k", "--rank_k", default=128, show_default=True, help="How many singular values the truncated solver computes."),
-        click.option("--tolerance", type=float, default=1e-6, show_default=True, help="actual_rank counts σ > tolerance·σ₁."),
-        click.option("--zero-threshold", type=float, default=1e-8, show_default=True, help="sparsity counts |x| ≤ threshold."),
-        click.option("--workers", type=int, help="Matrices measured side by side. Default: one per core."),
-        click.option("--memory", "memory_gib", type=float, help="At most this many GiB in flight. Default: 60 % of what is free."),
-        click.option("--low-cpu-mem-usage", "--low_cpu_mem_usage", is_flag=True, help="One matrix at a time: the smallest memory."),
-        click.option("--format", "formats", default="csv,parquet", show_default=True, help="Tables to write: csv, json, jsonl, parquet; several with commas."),
-        click.option("--fresh", is_flag=True, help="Throw away what the folder holds and start over."),
-        click.option("--hash/--no-hash", "hash_files", default=True, show_default=True, help="Put the files' SHA-256 into run_meta.json."),
-        click.option("--verbose", is_flag=True, help="Say what is done, file by file."),
-        click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong."),
-    )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="paramscope")
 def paramscope() -> None:
@@ -147,14 +122,76 @@ def analyze(model: str, *, as_json: bool, **choices: Any) -> int:
     from paramscope.views.progress_bar import shown_progress
 
     show_messages(verbose=choices["verbose"])
-    options = _options(choices)
-    which = {"model_id": choices["model_id"], "revision": choices["revision"]}
+    options, which = chosen_options(choices), chosen_model(choices)
     failed = False
     with shown_progress() as progress:
         for run in analyze_all(model, options, **which, progress=progress):
             _print_run(run, as_json=as_json)
             failed = failed or has_failures(run.meta)
     return SOME_FAILED if failed else DONE
+
+
+@paramscope.command()
+@click.argument("model")
+@analysis_options
+@click.option(
+    "--plots",
+    default="png",
+    show_default=True,
+    help="Static plots: png, svg, both with a comma, or none.",
+)
+def run(model: str, *, plots: str, **choices: Any) -> int:
+    """Analyse MODEL and its embedding, and write the report: one command for everything."""
+    from paramscope.report_run import run_all
+    from paramscope.views.console import has_failures
+    from paramscope.views.progress_bar import shown_progress
+
+    show_messages(verbose=choices["verbose"])
+    options, which = chosen_options(choices), chosen_model(choices)
+    failed = False
+    with shown_progress() as progress:
+        runs = run_all(model, options, **which, plots=_names(plots), progress=progress, tell=_say)
+        for finished in runs:
+            _print_summary(finished)
+            failed = failed or has_failures(finished.meta)
+    return SOME_FAILED if failed else DONE
+
+
+@paramscope.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--plots",
+    default="png",
+    show_default=True,
+    help="Static plots: png, svg, both with a comma, or none.",
+)
+@click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
+def report(run_dir: Path, *, plots: str, debug: bool) -> None:
+    """Draw the report of RUN_DIR again, from its tables alone."""
+    from paramscope.report_run import report as draw
+
+    click.echo(str(draw(run_dir, plots=_names(plots))))
+
+
+@paramscope.command()
+@click.argument("model")
+@embedding_options
+@click.option("--json", "as_json", is_flag=True, help="Print clusters.json instead of the view.")
+def embedding(model: str, *, as_json: bool, **choices: Any) -> None:
+    """Cluster the token embedding of MODEL, and measure it as a whole."""
+    from paramscope.embeddings.run import embedding_all
+    from paramscope.table.export import json_text
+    from paramscope.views.embedding_view import embedding_view
+    from paramscope.views.progress_bar import shown_progress
+
+    options, which = chosen_embedding_options(choices), chosen_model(choices)
+    with shown_progress() as progress:
+        for result in embedding_all(model, options, **which, progress=progress):
+            if as_json:
+                click.echo(json_text(result.to_dict()))
+            else:
+                click.echo("\n".join(embedding_view(result)))
+                click.echo(f"Results: {result.table.parent}")
 
 
 @paramscope.command()
@@ -229,26 +266,19 @@ def demo(context: click.Context, /, *, as_json: bool, **choices: Any) -> int:
     return code
 
 
-def _options(choices: dict[str, Any]) -> Options:
-    """The CLI's choices as `Options`."""
-    from paramscope.pipeline import Options
+def _print_summary(run: Run) -> None:
+    from paramscope.views.console import summary
 
-    memory_gib = choices["memory_gib"]
-    return Options(
-        out=choices["out"],
-        device="cpu" if choices["no_gpu"] else choices["device"],
-        svd=choices["svd"],
-        method=choices["method"],
-        rank_k=choices["rank_k"],
-        tolerance=choices["tolerance"],
-        zero_threshold=choices["zero_threshold"],
-        workers=1 if choices["low_cpu_mem_usage"] else choices["workers"],
-        memory_bytes=None if memory_gib is None else int(memory_gib * 2**30),
-        formats=tuple(filter(None, choices["formats"].replace(" ", "").split(","))),
-        fresh=choices["fresh"],
-        hash_files=choices["hash_files"],
-        stream=choices["stream"],
-    )
+    click.echo("\n".join(summary(run.rows, run.meta)))
+    click.echo(f"Report: {run.folder / 'report.html'}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.replace(" ", "").split(",") if name not in ("", "none"))
+
+
+def _say(sentence: str) -> None:
+    click.echo(sentence, err=True)
 
 
 def _print_run(run: Run, *, as_json: bool) -> None:

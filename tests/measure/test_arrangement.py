@@ -13,8 +13,8 @@ def arrangement(W, step=None, threshold=0.0):
     return arranging.result()
 
 
-@pytest.fixture
-def W():
+@pytest.fixture(name="W")
+def some_matrix():
     return np.random.default_rng(0).standard_normal((1000, 77)).astype(np.float32)
 
 

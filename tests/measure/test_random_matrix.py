@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from paramscope.measure.rank import energy_rank
 from paramscope.measure.random_matrix import random_energy_rank, random_spectrum
+from paramscope.measure.rank import energy_rank
 
 
 @pytest.mark.parametrize("shape", [(400, 400), (400, 800), (1200, 300), (2000, 20)])

@@ -88,9 +88,7 @@ def _pattern_of(group: Sequence[Matrix]) -> tuple[Any, ...]:
     """What the cost of a group depends on: all but where it lies."""
     first = group[0]
     start = first.view.offset
-    views = tuple(
-        (m.view.shape, m.view.strides, m.view.offset - start, m.is_buffer) for m in group
-    )
+    views = tuple((m.view.shape, m.view.strides, m.view.offset - start, m.is_buffer) for m in group)
     return (first.tensor.dtype.name, views)
 
 

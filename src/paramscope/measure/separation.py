@@ -126,7 +126,7 @@ def _scores(sums: Float64, labels: Int32, counts: Int64) -> Float64:
     others[at, labels] = np.inf
     next_best = others.min(axis=1)
     larger = np.maximum(own, next_best)
-    scores = np.divide(next_best - own, larger, out=np.zeros(len(at)), where=larger > 0.0)
+    scores: Float64 = np.divide(next_best - own, larger, out=np.zeros(len(at)), where=larger > 0.0)
     scores[counts[labels] < 2] = 0.0
     return scores
 

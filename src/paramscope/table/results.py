@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,5 +83,53 @@ class Run:
             )
         return np.asarray(table["singular_values"][0].values.to_numpy())
 
+    def save(self, path: str | Path) -> Path:
+        """Write the table to a file, in the format that its ending names.
+
+        Raises:
+            UsageError: no table is written with that ending.
+        """
+        from paramscope.table.export import WRITERS
+
+        path = Path(path)
+        write = WRITERS.get(path.suffix.lstrip("."))
+        if write is None:
+            raise UsageError(
+                f"{path}: expected a file that ends in one of {', '.join(WRITERS)}, "
+                f"found {path.suffix or 'no ending'}."
+            )
+        write(path, self.rows)
+        return path
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the model, and a line per role."""
+        from html import escape
+
+        by_role: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            by_role.setdefault((str(row["tower"] or ""), str(row["role"])), []).append(row)
+        headings = ("role", "rows", "parameters", "svd 90 % ratio (median)", "not ok")
+        lines = [
+            (": ".join(filter(None, key)), *_role_summary(rows)) for key, rows in by_role.items()
+        ]
+        head = "".join(f"<th>{heading}</th>" for heading in headings)
+        body = "".join(
+            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines
+        )
+        title = f"{self.meta['model']['model_id']}: {len(self.rows):,} rows in {self.folder}"
+        return (
+            f"<p><b>{escape(title)}</b></p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
+
+
+def _role_summary(rows: Sequence[Row]) -> tuple[str, str, str, str]:
+    """How many, how large, how compressible, how many not measured."""
+    ratios = [float(r) for row in rows if (r := row["svd_90_percent_ratio"]) is not None]
+    elements = sum(int(row["numel"] or 0) for row in rows)
+    not_ok = sum(1 for row in rows if row["status"] != "ok")
+    ratio = f"{statistics.median(ratios):.1%}" if ratios else "-"
+    return f"{len(rows):,}", f"{elements:,}", ratio, f"{not_ok:,}"

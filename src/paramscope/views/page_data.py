@@ -10,7 +10,6 @@ As base64 it holds no character that HTML gives a meaning to, whatever the check
 from __future__ import annotations
 
 import base64
-import csv
 import gzip
 import json
 import math
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paramscope.measure.random_matrix import random_spectrum
+from paramscope.table import embedding_files
 from paramscope.table.export import json_text
 from paramscope.table.schema import COLUMNS, Row
 from paramscope.views.findings import Section
@@ -54,12 +54,7 @@ class Packer:
         text = json_text(head).encode("utf-8", "replace")
         text += b" " * (-(len(text) + 4) % 8)
         data = len(text).to_bytes(4, "little") + text + b"".join(self._pieces)
-        return packed_text(data)
-
-
-def packed_text(data: bytes, level: int = 6) -> str:
-    """Base64 of gzip, without the time of day."""
-    return base64.b64encode(gzip.compress(data, level, mtime=0)).decode("ascii")
+        return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode("ascii")
 
 
 def table_data(rows: Sequence[Row], sections: Sequence[Section]) -> str:
@@ -138,59 +133,30 @@ def embedding_data(folder: Path, summary: Mapping[str, Any] | None) -> str:
     if summary is None:
         return ""
     packer = Packer()
-    head: dict[str, Any] = {"summary": summary, "curve": _curve(folder / "curve.csv")}
-    tokens = folder / "tokens.parquet"
+    curve = folder / embedding_files.CURVE
+    head: dict[str, Any] = {
+        "summary": summary,
+        "curve": embedding_files.read_curve(curve) if curve.is_file() else [],
+    }
+    tokens = folder / embedding_files.TOKENS
     if tokens.is_file():
-        head["tokens"] = _tokens(packer, tokens)
+        head["tokens"] = _tokens(packer, embedding_files.read_tokens(tokens))
     return packer.packed(head)
 
 
-def _tokens(packer: Packer, path: Path) -> dict[str, Any]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    names = table.column_names
-    text = table["text"].to_pylist() if "text" in names else []
-    found: dict[str, Any] = {"text": ["" if value is None else str(value) for value in text]}
-    for name, kind in (
-        ("token_id", "int32"),
-        ("cluster", "int32"),
-        ("x", "float32"),
-        ("y", "float32"),
-        ("norm", "float32"),
-        ("distance", "float32"),
-    ):
-        if name in names:
-            column = table[name].to_numpy()
-            found[name] = packer.add(np.nan_to_num(column) if kind == "int32" else column, kind)
-    return found
-
-
-def _curve(path: Path) -> list[dict[str, float | None]]:
-    """The rows of `curve.csv` as numbers; what is no number is empty."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as stream:
-        return [
-            {str(key): _number(value) for key, value in row.items()}
-            for row in csv.DictReader(stream)
-        ]
-
-
-def _number(text: str | None) -> float | None:
-    if text in ("True", "true"):
-        return 1.0
-    try:
-        value = float(text or "nan")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+def _tokens(packer: Packer, tokens: embedding_files.TokenColumns) -> dict[str, Any]:
+    return {
+        "text": list(tokens.text),
+        "cluster": packer.add(tokens.cluster, "int32"),
+        "flags": list(tokens.flags),
+        **{name: packer.add(getattr(tokens, name), "float32") for name in ("x", "y", "norm")},
+    }
 
 
 def read_embedding(folder: Path) -> dict[str, Any] | None:
     """`clusters.json`, or None where there is none that can be read."""
     try:
-        found = json.loads((folder / "clusters.json").read_bytes())
+        found = json.loads((folder / embedding_files.CLUSTERS).read_bytes())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from paramscope.measure.random_matrix import random_spectrum
 from paramscope.measure.spectrum import Float64
 from paramscope.table.results import SPECTRA, Run
 from paramscope.table.schema import Row
@@ -31,6 +33,8 @@ class SampledSpectra:
         lengths: for a row by its place, how many singular values are known.
         positions: for a length, which of the values are kept, from 0.
         errors: for a row by its place, √(1 - energy) at the ranks of 90, 95 and 99 %.
+        distances: for a row by its place, the largest difference from what random numbers of the
+            same shape and variance would have, relative to the largest of those.
         points: at most so many per matrix.
     """
 
@@ -38,6 +42,7 @@ class SampledSpectra:
     lengths: Mapping[int, int]
     positions: Mapping[int, Positions]
     errors: Mapping[int, tuple[float, ...]]
+    distances: Mapping[int, float]
     points: int
 
 
@@ -50,6 +55,7 @@ def sample_spectra(run: Run, rows: Sequence[Row]) -> SampledSpectra:
     positions: dict[int, Positions] = {}
     lengths: dict[int, int] = {}
     errors: dict[int, tuple[float, ...]] = {}
+    distances: dict[int, float] = {}
     for name, part, s in _spectra(run.folder / SPECTRA):
         place = places.get((name, part))
         if place is None or len(s) < 2:
@@ -61,7 +67,8 @@ def sample_spectra(run: Run, rows: Sequence[Row]) -> SampledSpectra:
         lengths[place] = length
         if length == _side(rows[place]) and s[0] > 0:
             errors[place] = _errors(s, rows[place])
-    return SampledSpectra(values, lengths, positions, errors, points)
+            distances[place] = _distance(s, positions[length], rows[place])
+    return SampledSpectra(values, lengths, positions, errors, distances, points)
 
 
 def _side(row: Row) -> int:
@@ -83,6 +90,18 @@ def _errors(s: Float64, row: Row) -> tuple[float, ...]:
     total = float(energy.sum())
     ranks = (int(row[f"svd_{share}_percent_rank"] or 0) for share in SHARES)
     return tuple(math.sqrt(float(energy[rank:].sum()) / total) for rank in ranks)
+
+
+def _distance(s: Float64, kept: Positions, row: Row) -> float:
+    rows, columns = int(row["rows"] or 0), int(row["cols"] or 0)
+    expected = _random_points(rows, columns, len(kept), kept.tobytes())
+    deviation = math.sqrt(float(s @ s) / (rows * columns))
+    return float(np.abs(s[kept] / deviation - expected).max() / expected[0])
+
+
+@lru_cache(maxsize=512)
+def _random_points(rows: int, columns: int, points: int, kept: bytes) -> Float64:
+    return random_spectrum(rows, columns, np.frombuffer(kept, dtype=np.int32, count=points))
 
 
 def _spectra(path: Path) -> Iterator[tuple[str, str, Float64]]:

@@ -1,0 +1,1 @@
+"""The token embedding: found, read, measured, clustered, and named by its tokens."""
