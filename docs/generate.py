@@ -16,6 +16,7 @@ import click
 
 from paramscope.anatomy.roles import BLOCK_TYPES, ROLES
 from paramscope.cli import paramscope
+from paramscope.demo_model import demo_model
 from paramscope.table.schema import COLUMNS
 
 DOCS = Path(__file__).parent
@@ -88,6 +89,22 @@ def shortened(lines: list[str]) -> Iterator[str]:
     yield from lines[outside:end]
 
 
+def clusters_block() -> str:
+    """The clusters of the demo's model, as `paramscope embedding` prints them."""
+    command = [sys.executable, "-m", "paramscope", "embedding", str(demo_model()), "--no-plots"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
+    return "\n".join(clusters_of(shown.stdout.splitlines()))
+
+
+def clusters_of(lines: list[str]) -> Iterator[str]:
+    """The table of clusters, without the trailing notes."""
+    start = next(i for i, line in enumerate(lines) if line.startswith("cluster"))
+    for line in lines[start:]:
+        if line.startswith(("Note:", "Results:")):
+            return
+        yield line.rstrip()
+
+
 def with_block(text: str, name: str, block: str) -> str:
     pattern = rf"(<!-- {name} -->\n```text\n).*?(\n```)"
     changed, count = re.subn(pattern, lambda m: m[1] + block + m[2], text, flags=re.DOTALL)
@@ -103,9 +120,11 @@ def main() -> None:
     for name, page in PAGES.items():
         (DOCS / name).write_text(page(), encoding="utf-8")
     if "--readme" in sys.argv:
-        block = demo_block()
+        blocks = {"demo": demo_block(), "clusters": clusters_block()}
         for readme in READMES:
-            text = with_block(readme.read_text("utf-8"), "demo", block)
+            text = readme.read_text("utf-8")
+            for name, block in blocks.items():
+                text = with_block(text, name, block)
             readme.write_text(text, encoding="utf-8")
 
 

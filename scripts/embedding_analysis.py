@@ -28,7 +28,8 @@ def embedding_analysis(
     model_path: str, out: Path, *, random_state: int, verbose: bool, low_cpu_mem_usage: bool
 ) -> None:
     """Cluster a model's token embedding; write the table of clusters as CSV."""
-    from paramscope.embeddings.run import EmbeddingOptions, embedding_all
+    from paramscope.embeddings.options import EmbeddingOptions
+    from paramscope.embeddings.run import embedding_all
     from paramscope.views.embedding_view import embedding_view
     from paramscope.views.progress_bar import shown_progress
 

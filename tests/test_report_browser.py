@@ -45,7 +45,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def demo(real_model, tmp_path_factory):
-    """The whole way: analysis, embedding, report; made by one process for all that test beside it."""
+    """The whole way: analysis, embedding, report; made once for all processes of the tests."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
@@ -366,8 +366,8 @@ def test_the_policy_stops_a_script_that_got_in(browser, demo):
     context.close()
 
 
-def fastest_ms(browser, folder, tries=3):
-    """From the start of the navigation until all is there: table, charts and all."""
+def fastest_ms(browser, folder, tries=5):
+    """From the navigation until table and charts are there; the best, since tests run beside it."""
     times = []
     for _ in range(tries):
         with opened(browser, folder) as page:

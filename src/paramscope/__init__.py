@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from paramscope.embeddings.options import EmbeddingOptions
     from paramscope.embeddings.run import embedding, embedding_all
     from paramscope.errors import ParamscopeError
-    from paramscope.pipeline import Options, analyze, analyze_all
+    from paramscope.options import Options
+    from paramscope.pipeline import analyze, analyze_all
     from paramscope.report_run import report, run, run_all
     from paramscope.source.download import DownloadResult, download
     from paramscope.structure import Structure, inspect, inspect_all
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Options": "pipeline",
+    "Options": "options",
     "ParamscopeError": "errors",
     "Run": "table.results",
     "Structure": "structure",

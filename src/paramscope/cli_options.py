@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from paramscope.embeddings.options import EmbeddingOptions
-    from paramscope.pipeline import Options
+    from paramscope.options import Options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -70,7 +70,7 @@ def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
 
 def chosen_options(choices: dict[str, Any]) -> Options:
     """The CLI's choices as `Options`."""
-    from paramscope.pipeline import Options
+    from paramscope.options import Options
 
     memory_gib = choices["memory_gib"]
     return Options(

@@ -3,106 +3,35 @@
 from __future__ import annotations
 
 import datetime
-import os
-import platform
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import paramscope
 from paramscope.anatomy import Matrix
-from paramscope.anatomy.architecture import architecture
 from paramscope.anatomy.dissect import dissect
 from paramscope.checkpoint import Checkpoint
 from paramscope.checkpoint.open import open_checkpoint
 from paramscope.device import choose_gpus
-from paramscope.engine import Crew, Settings
+from paramscope.engine import Crew
 from paramscope.engine.calibration import rates
-from paramscope.engine.gpu import gpu_name, gpu_rates
+from paramscope.engine.gpu import gpu_rates
 from paramscope.engine.local import memory_budget_bytes, run_tasks, worker_count
 from paramscope.engine.plan import Task, plan
-from paramscope.errors import UsageError
-from paramscope.files import write_whole
+from paramscope.options import Options
 from paramscope.progress import OnProgress, Progress, silent
+from paramscope.run_meta import file_hashes, run_facts, verdict, write_meta
 from paramscope.source import Source
 from paramscope.source.find import find_source, find_sources
-from paramscope.source.model_card import licence
-from paramscope.table.coverage import coverage
-from paramscope.table.export import WRITERS, in_table_order, json_text, write_spectra
+from paramscope.table.export import WRITERS, in_table_order, write_spectra
 from paramscope.table.journal import Entry, Journal
 from paramscope.table.results import META, SPECTRA, Run
 from paramscope.table.schema import Context, Row, row
 
 DEFAULT_OUT = Path("data/outputs")
-METHODS = ("exact", "truncated")
-DEFAULT_FORMATS = ("csv", "parquet")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """How to analyse; the same names as the CLI's options.
-
-    Attributes:
-        out: folder of the run; by default `data/outputs/<org>--<name>`.
-        device: "auto", "cpu" or "cuda".
-        svd: whether to compute spectra; without, statistics only.
-        method: "exact" for all singular values; "truncated" for the leading `rank_k`, where all
-            of them would take too long: ranks are lower bounds then, and the rows say so.
-        rank_k: how many singular values the truncated solver computes.
-        tolerance: `actual_rank` counts σ > tolerance·σ₁.
-        zero_threshold: `sparsity` counts |x| <= this.
-        workers: matrices measured side by side; by default one per core.
-        memory_bytes: at most this much in flight; by default a share of the free memory.
-        formats: which tables to write besides `params.parquet`, which is always written.
-        fresh: throw away what the folder holds.
-        hash_files: whether `run_meta.json` gets the SHA-256 of the weight files.
-        stream: read a model on the Hub where it is, instead of downloading it first.
-    """
-
-    out: Path | None = None
-    device: str = "auto"
-    svd: bool = True
-    method: str = "exact"
-    rank_k: int = 128
-    tolerance: float = 1e-6
-    zero_threshold: float = 1e-8
-    workers: int | None = None
-    memory_bytes: int | None = None
-    formats: Sequence[str] = DEFAULT_FORMATS
-    fresh: bool = False
-    hash_files: bool = True
-    stream: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work before any work is done."""
-        unknown = sorted(set(self.formats) - set(WRITERS))
-        if unknown:
-            raise UsageError(f"--format: unknown {unknown[0]!r}. Known: {', '.join(WRITERS)}.")
-        if not 0.0 <= self.tolerance < 1.0:
-            raise UsageError(f"--tolerance: expected 0 <= tolerance < 1, got {self.tolerance}.")
-        if not self.zero_threshold >= 0.0:
-            raise UsageError(f"--zero-threshold: expected >= 0, got {self.zero_threshold}.")
-        if self.method not in METHODS:
-            raise UsageError(f"--method: unknown {self.method!r}. Known: {', '.join(METHODS)}.")
-        if self.rank_k < 1:
-            raise UsageError(f"--rank_k: expected 1 or more, got {self.rank_k}.")
-        if self.workers is not None and self.workers < 1:
-            raise UsageError(f"--workers: expected 1 or more, got {self.workers}.")
-
-    @property
-    def settings(self) -> Settings:
-        return Settings(
-            svd=self.svd,
-            method=self.method,
-            rank_k=self.rank_k,
-            tolerance=self.tolerance,
-            zero_threshold=self.zero_threshold,
-        )
 
 
 def analyze(
@@ -167,15 +96,15 @@ def analyze_source(source: Source, options: Options, progress: OnProgress) -> Ru
             if not measured and (folder / META).is_file():
                 write_tables(folder, journal, _missing_formats(folder, options.formats))
                 return Run(folder)
-            hashes = _hashes(checkpoint) if options.hash_files else {}
+            hashes = file_hashes(checkpoint) if options.hash_files else {}
             timing = {
                 "wall_s": round(time.perf_counter() - started, 3),
                 "matrices_s": round(journal.time_s(), 3),
             }
             rows = write_tables(folder, journal, (*options.formats, "parquet"))
             write_spectra(folder / SPECTRA, journal.entries(spectra=True))
-            meta = _meta(checkpoint, options, crew, hashes, timing)
-            write_meta(folder, {**meta, **_verdict(checkpoint, rows)})
+            facts = run_facts(checkpoint, options, crew, hashes, timing)
+            write_meta(folder, {**facts, **verdict(checkpoint, rows)})
     return Run(folder)
 
 
@@ -285,90 +214,3 @@ def write_tables(folder: Path, journal: Journal, formats: Iterable[str]) -> list
 
 def _missing_formats(folder: Path, formats: Iterable[str]) -> list[str]:
     return [name for name in formats if not (folder / f"params.{name}").is_file()]
-
-
-def _verdict(checkpoint: Checkpoint, rows: Sequence[Row]) -> dict[str, Any]:
-    """Whether the table holds all of the checkpoint, and how the rows fared."""
-    covered = coverage(checkpoint.tensors, rows)
-    statuses = Counter(row["status"] for row in rows)
-    counts = {status: statuses[status] for status in ("ok", "failed", "refused")}
-    return {
-        "coverage": {**asdict(covered), "complete": covered.complete},
-        "rows": {"total": len(rows), **counts},
-    }
-
-
-def write_meta(folder: Path, meta: dict[str, Any]) -> None:
-    """`run_meta.json`: written last, so that its presence says that the run is whole."""
-    write_whole(folder / META, (json_text(meta) + "\n").encode())
-
-
-def _hashes(checkpoint: Checkpoint) -> dict[str, str]:
-    """SHA-256 of the weight files, several files at a time."""
-    with ThreadPoolExecutor(max_workers=worker_count()) as pool:
-        return dict(
-            zip(
-                checkpoint.weight_files,
-                pool.map(checkpoint.source.sha256, checkpoint.weight_files),
-                strict=True,
-            )
-        )
-
-
-def _meta(
-    checkpoint: Checkpoint,
-    options: Options,
-    crew: Crew,
-    hashes: dict[str, str],
-    timing: dict[str, float],
-) -> dict[str, Any]:
-    source = checkpoint.source
-    sizes = source.files()
-    return {
-        "model": model_facts(checkpoint),
-        "files": [
-            {"file": file, "size_bytes": sizes[file], "sha256": hashes.get(file)}
-            for file in checkpoint.weight_files
-        ],
-        "options": {**asdict(options), "out": None if options.out is None else str(options.out)},
-        "device": {
-            "device": "cuda" if crew.gpus else "cpu",
-            "gpus": [gpu_name(gpu) for gpu in crew.gpus],
-            "workers": crew.workers,
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-        },
-        "versions": _versions(),
-        "timing": timing,
-        "notes": list(checkpoint.notes),
-    }
-
-
-def model_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What names the model: the same object in `inspect --json` and in `run_meta.json`."""
-    source = checkpoint.source
-    architectures = checkpoint.config.get("architectures")
-    return {
-        "model_id": source.model_id,
-        "model_path": source.location,
-        "revision": source.revision,
-        "format": checkpoint.format,
-        "model_type": checkpoint.config.get("model_type"),
-        "architectures": architectures if isinstance(architectures, list) else [],
-        "architecture": architecture(checkpoint.config),
-        "licence": licence(source),
-        "files": len(checkpoint.weight_files),
-    }
-
-
-def _versions() -> dict[str, str]:
-    import numpy as np
-    import pyarrow as pa
-
-    return {
-        "paramscope": paramscope.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "numpy": np.__version__,
-        "pyarrow": pa.__version__,
-    }

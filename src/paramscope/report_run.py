@@ -13,7 +13,7 @@ from paramscope.progress import OnProgress, silent
 from paramscope.table.results import Run
 
 if TYPE_CHECKING:
-    from paramscope.pipeline import Options
+    from paramscope.options import Options
     from paramscope.source import Source
 
 PAGE, DOCUMENT, PLOTS, EMBEDDING = "report.html", "report.md", "plots", "embedding"
@@ -107,7 +107,7 @@ def run(
     Raises:
         ParamscopeError: any of its kinds; what was finished is kept.
     """
-    from paramscope.pipeline import Options
+    from paramscope.options import Options
     from paramscope.source.find import find_source
 
     options = replace(options or Options(), **changes)
@@ -127,7 +127,8 @@ def run_all(
     **changes: Any,
 ) -> Iterator[Run]:
     """As `run`, for each checkpoint in a folder that holds several, one after another."""
-    from paramscope.pipeline import Options, folder_name
+    from paramscope.options import Options
+    from paramscope.pipeline import folder_name
     from paramscope.source.find import find_sources
 
     options = replace(options or Options(), **changes)

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from paramscope.errors import UsageError
-from paramscope.pipeline import Options, analyze_all
+from paramscope.options import Options
+from paramscope.pipeline import analyze_all
 from paramscope.table.export import WRITERS
 from paramscope.table.schema import Row
 from paramscope.views.console import has_failures, view

@@ -15,7 +15,7 @@ from paramscope.engine import Settings
 from paramscope.engine.calibration import rates
 from paramscope.engine.local import worker_count
 from paramscope.engine.plan import plan
-from paramscope.pipeline import model_facts
+from paramscope.run_meta import model_facts
 from paramscope.source import Source
 from paramscope.source.find import find_source, find_sources
 

@@ -43,8 +43,9 @@ class Dtype:
         if not self.countable:
             return codes.astype(np.float64)
         if codes.ndim == 2 and codes.strides[0] < codes.strides[1]:
-            return self.values().take(codes.T, mode="clip").T  # `take` would read across memory
-        return self.values().take(codes, mode="clip")
+            # `take` would read across memory
+            return np.asarray(self.values().take(codes.T, mode="clip").T)
+        return np.asarray(self.values().take(codes, mode="clip"))
 
 
 @cache

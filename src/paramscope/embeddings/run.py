@@ -24,8 +24,9 @@ from paramscope.embeddings.options import EmbeddingOptions
 from paramscope.engine.local import worker_count
 from paramscope.errors import UsageError
 from paramscope.measure.blocks import threads
-from paramscope.pipeline import DEFAULT_OUT, folder_name, model_facts
+from paramscope.pipeline import DEFAULT_OUT, folder_name
 from paramscope.progress import OnProgress, Progress, silent
+from paramscope.run_meta import model_facts
 from paramscope.source import Source
 from paramscope.source.find import find_source, find_sources
 from paramscope.table import embedding_files as files

@@ -4,12 +4,15 @@ The fast route forms the Gram matrix G of the shorter side in float64, k×k, and
 square roots of its eigenvalues. With ε = 2⁻⁵², forming and solving disturb each eigenvalue by
 at most about
 
-    E = (k + √m)·ε·σ₁²        m: the length of the longer side
+    E = c·ε·σ₁²,  c = k + √m + 256        m: the length of the longer side
+
+(k and √m for the rounding of sums of that length; the constant for the solver, whose error on
+nearly equal values was seen to reach 70 ε at k = 34.)
 
 so a true singular value lies between √(max(0, σ̂² - E)) and √(σ̂² + E): full precision for large
-values, only √E at the small end, because squaring costs half the digits. Where a rank threshold lies inside
-that uncertainty, `settled` says no, and the slow route has to be taken: a QR factorisation
-by blocks of rows and the SVD of R, whose error is 2·(k + √m)·ε·σ₁ throughout.
+values, only √E at the small end, because squaring costs half the digits. Where a rank threshold
+lies inside that uncertainty, `settled` says no, and the slow route has to be taken: a QR
+factorisation by blocks of rows and the SVD of R, whose error is c·ε·σ₁ throughout.
 
 Source: Golub & Van Loan, Matrix Computations, 4th ed., 8.1 and 8.6; Demmel, Grigori, Hoemmen &
 Langou 2012 (arXiv:0808.2664) for the QR of tall matrices.
@@ -28,6 +31,7 @@ import numpy.typing as npt
 from paramscope.measure.rank import ENERGY_SHARES, energy_margin
 
 EPSILON = 2.0**-52
+_SOLVER_ERROR = 256
 _TILE = 2048  # columns per tile of a large Gram matrix
 
 Float64 = npt.NDArray[np.float64]
@@ -86,7 +90,8 @@ def spectrum_of_gram(gram: Float64, *, long_side: int) -> Spectrum:
 
     Cost: 4/3·k³ floating-point operations.
     """
-    return spectrum_of_eigenvalues(np.linalg.eigvalsh(gram)[::-1], long_side=long_side)
+    eigenvalues: Float64 = np.asarray(np.linalg.eigvalsh(gram), np.float64)
+    return spectrum_of_eigenvalues(eigenvalues[::-1], long_side=long_side)
 
 
 def spectrum_of_eigenvalues(eigenvalues: Float64, *, long_side: int) -> Spectrum:
@@ -101,8 +106,13 @@ def spectrum_of_eigenvalues(eigenvalues: Float64, *, long_side: int) -> Spectrum
 
 
 def square_uncertainty(s: Float64, *, long_side: int) -> float:
-    """E = (k + √m)·2⁻⁵²·σ₁²: how far σ² of the fast route may be off."""
-    return float((len(s) + math.sqrt(long_side)) * EPSILON * s[0] ** 2) if len(s) else 0.0
+    """E = c·ε·σ₁²: how far σ² of the fast route may be off."""
+    return _roundoff(len(s), long_side) * float(s[0]) ** 2 if len(s) else 0.0
+
+
+def _roundoff(k: int, long_side: int) -> float:
+    """c·ε, see the module."""
+    return (k + math.sqrt(long_side) + _SOLVER_ERROR) * EPSILON
 
 
 def settled(spectrum: Spectrum, *, long_side: int, tolerance: float, sum_of_squares: float) -> bool:
@@ -118,7 +128,7 @@ def settled(spectrum: Spectrum, *, long_side: int, tolerance: float, sum_of_squa
     uncertainty = square_uncertainty(spectrum.s, long_side=long_side)
     at_threshold = np.abs(squares - tolerance**2 * squares[0]) <= uncertainty * (1 + tolerance**2)
     total = float(squares.sum())
-    roundoff = (math.sqrt(long_side) + len(squares)) * EPSILON
+    roundoff = _roundoff(len(squares), long_side)
     agrees = abs(total - sum_of_squares) <= roundoff * sum_of_squares
     margins = (energy_margin(spectrum.s, share) for share in ENERGY_SHARES)
     # Rounding moves sums of eigenvalues by no more than the trace is off: √m·ε of it.
@@ -132,7 +142,7 @@ def spectrum_of_rows(blocks: Iterable[npt.NDArray[Any]], *, columns: int) -> Spe
         blocks: the rows of the matrix in order, each of shape (b, columns).
 
     Returns:
-        k = min(rows, columns) values, each within 2·(k + √rows)·ε·σ₁: two stable steps.
+        k = min(rows, columns) values, each within c·ε·σ₁, see the module.
 
     Cost: about 2·m·n² + 8/3·n³ floating-point operations; memory for one block and R.
     """
@@ -143,5 +153,5 @@ def spectrum_of_rows(blocks: Iterable[npt.NDArray[Any]], *, columns: int) -> Spe
         stacked = np.concatenate([r, block.astype(np.float64, copy=False)])
         r = np.asarray(np.linalg.qr(stacked, mode="r")) if len(stacked) > columns else stacked
     s = np.asarray(np.linalg.svd(r, compute_uv=False), np.float64) if r.size else np.zeros(0)
-    bound = 2 * (len(s) + math.sqrt(rows)) * EPSILON * float(s[0]) if len(s) else 0.0
+    bound = _roundoff(len(s), rows) * float(s[0]) if len(s) else 0.0
     return Spectrum(s, "svdvals", bound, float((s**2).sum()))

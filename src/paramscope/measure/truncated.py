@@ -7,9 +7,11 @@ the distance to a true eigenvalue:
     |σ² - θ²| ≤ ‖A·v - θ²·v‖ = r    hence    |σ - θ| ≤ r / θ
 
 Every new block is orthogonalised against the whole basis, again and again, so that no value
-comes up as a ghost. Source: Golub & Van Loan, Matrix Computations, 4th ed., 10.3; Musco & Musco 2015
-(arXiv:1504.05477) for block Krylov from a random start; Parlett, The Symmetric Eigenvalue Problem,
-theorem 4.5.1, for the residual bound.
+comes up as a ghost.
+
+Source: Golub & Van Loan, Matrix Computations, 4th ed., 10.3; Musco & Musco 2015 (arXiv:1504.05477)
+for block Krylov from a random start; Parlett, The Symmetric Eigenvalue Problem, theorem 4.5.1, for
+the residual bound.
 """
 
 from __future__ import annotations

@@ -88,20 +88,15 @@ def elbow_picture(figure: Figure, result: Embedding, tokens: files.TokenColumns)
 
 
 def sizes_picture(figure: Figure, result: Embedding, tokens: files.TokenColumns) -> None:
-    """One bar per cluster with its nearest tokens; the smallest in one bar where there are many."""
+    """One bar per cluster with its nearest tokens; the largest 40 where there are more."""
     clusters = list(result.clusters)
-    shown = clusters if len(clusters) <= _MOST_BARS else clusters[: _MOST_BARS - 1]
-    rest = clusters[len(shown) :]
+    shown, rest = clusters[:_MOST_BARS], clusters[_MOST_BARS:]
     names = [f"{c['cluster']}   {words(c)}" for c in shown]
     sizes = [c["size"] for c in shown]
-    if rest:
-        names.append(f"{len(rest)} smaller clusters together")
-        sizes.append(sum(c["size"] for c in rest))
     figure.set_size_inches(9, 1.6 + 0.24 * len(names))
     axis = figure.subplots()
     places = np.arange(len(names))
-    colours = [COLOURS[0]] * len(shown) + [FAINT] * bool(rest)
-    axis.barh(places, sizes, color=colours, height=0.7)
+    axis.barh(places, sizes, color=COLOURS[0], height=0.7)
     for place, size in zip(places, sizes, strict=True):
         axis.annotate(
             f"{size:,}",
@@ -118,7 +113,13 @@ def sizes_picture(figure: Figure, result: Embedding, tokens: files.TokenColumns)
     axis.set_xlabel("tokens in the cluster")
     axis.set_ylabel("cluster and the tokens nearest to its centre")
     plain(axis)
-    figure.suptitle(f"Sizes of the {len(clusters)} clusters\n{described(result)}", fontsize=11)
+    title = f"Sizes of the {len(clusters)} clusters"
+    if rest:
+        title = (
+            f"Sizes of the {len(shown)} largest of {len(clusters)} clusters; "
+            f"the others hold {sum(c['size'] for c in rest):,} tokens"
+        )
+    figure.suptitle(f"{title}\n{described(result)}", fontsize=11)
 
 
 def norms_picture(figure: Figure, result: Embedding, tokens: files.TokenColumns) -> None:

@@ -151,8 +151,8 @@ def provenance(meta: Mapping[str, Any]) -> list[Group]:
         "Revision": model["revision"] or "not known",
         "Licence": model.get("licence") or "not named",
         "Format": model["format"],
-        "Time": f"{duration_text(timing['wall_s'])}, of which matrices "
-        f"{duration_text(timing['matrices_s'])} summed over the workers",
+        "Time": f"{duration_text(timing['wall_s'])}; the matrices "
+        f"took {duration_text(timing['matrices_s'])} summed over the workers",
     }
     files = [
         (_safe(f["file"]), bytes_text(f["size_bytes"]), f["sha256"] or "not computed")

@@ -16,17 +16,18 @@ from paramscope.measure.random_matrix import random_energy_rank
 from paramscope.table.schema import Row
 from paramscope.views.findings.finding import (
     SHARES,
+    SHOWN,
     Evidence,
     Finding,
     Table,
     Text,
     matrices,
+    more,
     number,
     percent,
 )
 from paramscope.views.words import bytes_text, count_text
 
-_SHOWN = 10
 _BELOW_RANDOM = 0.85  # of the rank that random numbers need: finite matrices scatter around it
 _LIKE_RANDOM = 0.05  # largest difference of the spectra, relative to the largest value
 _LARGE = 128  # singular values: the spectra of smaller random matrices differ by more
@@ -115,7 +116,7 @@ def _deficient(evidence: Evidence, measured: list[int]) -> Finding:
     if not deficient:
         return Finding("rank-deficient", "sound", ("No matrix has a lower rank than its shape.",))
     deficient.sort(key=lambda p: number(rows[p], "rank_ratio"))
-    lines = tuple(_deficient_line(evidence, p) for p in deficient[:_SHOWN])
+    lines = tuple(_deficient_line(evidence, p) for p in deficient[:SHOWN])
     are = "has a lower rank than its" if len(deficient) == 1 else "have a lower rank than their"
     return Finding(
         "rank-deficient",
@@ -130,7 +131,7 @@ def _deficient(evidence: Evidence, measured: list[int]) -> Finding:
             ("Matrix", "Shape", "Rank", "Break-even rank", "Saved without loss"),
             lines,
             numeric=frozenset({2, 3, 4}),
-            more=_more(deficient),
+            more=more(deficient),
         ),
     )
 
@@ -175,10 +176,6 @@ def _like_random(evidence: Evidence, measured: list[int]) -> Iterator[Finding]:
         )
 
 
-def _more(places: list[int]) -> str:
-    return f"and {len(places) - _SHOWN:,} more" if len(places) > _SHOWN else ""
-
-
 def _most_compressible(evidence: Evidence, saving: list[int], measured: int) -> Finding:
     best = evidence.rows[saving[0]]
     ratio = number(best, "svd_90_percent_ratio")
@@ -205,9 +202,9 @@ def _most_compressible(evidence: Evidence, saving: list[int], measured: int) -> 
                 "Break-even rank",
                 *(f"Keeping {share} % of the variance" for share in SHARES),
             ),
-            tuple(_saving_line(evidence, p) for p in saving[:_SHOWN]),
+            tuple(_saving_line(evidence, p) for p in saving[:SHOWN]),
             numeric=frozenset({2}),
-            more=_more(saving),
+            more=more(saving),
         ),
     )
 

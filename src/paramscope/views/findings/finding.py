@@ -11,6 +11,7 @@ from paramscope.views.words import printable
 
 SHARES = (90, 95, 99)
 LEVELS = ("fault", "notable", "sound", "fact")
+SHOWN = 10  # lines of a table
 _NAME_LENGTH = 72
 
 
@@ -137,6 +138,11 @@ def count(n: int, one: str, many: str = "") -> str:
 def matrices(n: int) -> str:
     """`1 matrix`, `1,200 matrices`."""
     return count(n, "matrix", "matrices")
+
+
+def more(places: Sequence[int]) -> str:
+    """What a table of the first rows leaves out."""
+    return f"and {len(places) - SHOWN:,} more" if len(places) > SHOWN else ""
 
 
 def percent(share: float) -> str:

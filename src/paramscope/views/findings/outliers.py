@@ -19,7 +19,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from paramscope.views.findings.finding import Evidence, Finding, Table, Text, matrices, number
+from paramscope.views.findings.finding import (
+    SHOWN,
+    Evidence,
+    Finding,
+    Table,
+    Text,
+    matrices,
+    more,
+    number,
+)
 from paramscope.views.words import printable
 
 MEASURES = {
@@ -37,7 +46,6 @@ _SMALLEST_SIDE = 16  # the measures of smaller matrices scatter too much
 _DEVIATIONS = 8.0
 _FLOOR = 0.05
 _LEAST = math.log(1.5)
-_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +103,9 @@ def outlier_findings(evidence: Evidence) -> Iterator[Finding]:
         rows=tuple(places),
         table=Table(
             ("Matrix", "Measure", "Value", "Neighbours' median", "Factor"),
-            tuple(_line(evidence, item) for item in list(worst.values())[:_SHOWN]),
+            tuple(_line(evidence, item) for item in list(worst.values())[:SHOWN]),
             numeric=frozenset({2, 3, 4}),
-            more=f"and {len(places) - _SHOWN:,} more" if len(places) > _SHOWN else "",
+            more=more(places),
         ),
     )
 

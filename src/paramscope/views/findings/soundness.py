@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from paramscope.table.schema import Row
+from paramscope.views.findings.dead import dead_findings, is_zero
 from paramscope.views.findings.finding import (
+    SHOWN,
     Evidence,
     Finding,
     Name,
@@ -14,13 +15,13 @@ from paramscope.views.findings.finding import (
     Text,
     count,
     matrices,
+    more,
     number,
     percent,
 )
 from paramscope.views.findings.model import layers
 from paramscope.views.words import bytes_text, printable
 
-_SHOWN = 10
 _SMALLEST_DUPLICATE = 16  # elements: shorter vectors are equal by chance
 _SPARSE = 0.05  # trained dense weights hold next to no zeros
 _REASON_LENGTH = 160
@@ -32,7 +33,7 @@ def soundness_findings(evidence: Evidence) -> Iterator[Finding]:
     yield from _missing_layers(evidence)
     yield _not_finite(evidence)
     yield from _not_measured(evidence)
-    yield from _dead(evidence)
+    yield from dead_findings(evidence)
     yield from _duplicates(evidence)
     yield from _constant(evidence)
     yield from _sparse(evidence)
@@ -87,7 +88,7 @@ def _not_finite(evidence: Evidence) -> Finding:
             (f"{int(number(evidence.rows[place], 'inf_count')):,}",),
             (f"{int(number(evidence.rows[place], 'numel')):,}",),
         )
-        for place in bad[:_SHOWN]
+        for place in bad[:SHOWN]
     )
     return Finding(
         "nan",
@@ -99,13 +100,9 @@ def _not_finite(evidence: Evidence) -> Finding:
             ("Matrix", "NaN", "Infinite", "Elements"),
             lines,
             numeric=frozenset({1, 2, 3}),
-            more=_more(bad),
+            more=more(bad),
         ),
     )
-
-
-def _more(places: Sequence[int]) -> str:
-    return f"and {len(places) - _SHOWN:,} more" if len(places) > _SHOWN else ""
 
 
 def _not_measured(evidence: Evidence) -> Iterator[Finding]:
@@ -115,7 +112,7 @@ def _not_measured(evidence: Evidence) -> Iterator[Finding]:
         if row["status"] != "ok" and not row["nan_count"] and not row["inf_count"]:
             by_reason[str(row["status"]), str(row["reason"])].append(place)
     ordered = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
-    for index, ((status, reason), places) in enumerate(ordered[:_SHOWN]):
+    for index, ((status, reason), places) in enumerate(ordered[:SHOWN]):
         yield Finding(
             f"not-measured-{index}",
             "notable",
@@ -123,100 +120,6 @@ def _not_measured(evidence: Evidence) -> Iterator[Finding]:
             (Name(printable(reason, _REASON_LENGTH)), "."),
             rows=tuple(places),
         )
-
-
-def _is_zero(row: Row) -> bool:
-    return bool(row["numel"]) and row["min"] == 0.0 and row["max"] == 0.0 and row["status"] == "ok"
-
-
-def _dead(evidence: Evidence) -> Iterator[Finding]:
-    zero = [p for p in evidence.weights() if _is_zero(evidence.rows[p])]
-    dead_layers = _dead_layers(evidence, set(zero))
-    for index, ((tower, layer), places) in enumerate(dead_layers.items()):
-        where = f"Layer {layer}" + (f" of {printable(tower, 24)}" if tower else "")
-        yield Finding(
-            f"dead-layer-{index}",
-            "fault",
-            (f"{where} is dead: all its {matrices(len(places))} are zero.",),
-            ("What goes into it comes out unchanged, or not at all.",),
-            rows=tuple(places),
-        )
-    in_dead_layers = {place for places in dead_layers.values() for place in places}
-    alone = [place for place in zero if place not in in_dead_layers]
-    if alone:
-        verb = "is" if len(alone) == 1 else "are"
-        yield Finding(
-            "zero-matrices",
-            "fault",
-            (f"{matrices(len(alone))} {verb} zero throughout: ", *evidence.names(alone), "."),
-            rows=tuple(alone),
-        )
-    yield from _dead_rows(evidence, set(zero))
-
-
-def _dead_layers(evidence: Evidence, zero: set[int]) -> dict[tuple[str, int], list[int]]:
-    by_layer: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for place in evidence.weights():
-        row = evidence.rows[place]
-        if isinstance(row["layer_index"], int):
-            by_layer[str(row["tower"] or ""), row["layer_index"]].append(place)
-    return {key: places for key, places in by_layer.items() if zero.issuperset(places)}
-
-
-def _dead_rows(evidence: Evidence, zero: set[int]) -> Iterator[Finding]:
-    """Rows and columns of zeros in matrices that are not zero throughout."""
-    places = [
-        p
-        for p in evidence.weights()
-        if p not in zero
-        and (evidence.rows[p].get("zero_rows") or evidence.rows[p].get("zero_cols"))
-    ]
-    known = any(evidence.rows[p].get("zero_rows") is not None for p in evidence.weights())
-    if not places:
-        if known and not zero:
-            yield Finding(
-                "dead-rows", "sound", ("No matrix has a row or a column of zeros throughout.",)
-            )
-        return
-    places.sort(key=lambda p: -_dead_share(evidence.rows[p]))
-    rows = int(sum(number(evidence.rows[p], "zero_rows") for p in places))
-    columns = int(sum(number(evidence.rows[p], "zero_cols") for p in places))
-    lines = tuple(
-        (
-            (evidence.name(p),),
-            (f"{int(number(evidence.rows[p], 'zero_rows')):,} of {evidence.rows[p]['rows']:,}",),
-            (f"{int(number(evidence.rows[p], 'zero_cols')):,} of {evidence.rows[p]['cols']:,}",),
-        )
-        for p in places[:_SHOWN]
-    )
-    what = [count(rows, "row") if rows else "", count(columns, "column") if columns else ""]
-    yield Finding(
-        "dead-rows",
-        "notable",
-        (
-            f"{' and '.join(filter(None, what))} of zeros throughout, in {matrices(len(places))}: ",
-            *evidence.names(places),
-            ".",
-        ),
-        (
-            "A row of zeros is an output that nothing moves; in an embedding, a token that was "
-            "never trained, or padding. A column of zeros is an input that is ignored.",
-        ),
-        rows=tuple(places),
-        table=Table(
-            ("Matrix", "Rows of zeros", "Columns of zeros"),
-            lines,
-            numeric=frozenset({1, 2}),
-            more=_more(places),
-        ),
-    )
-
-
-def _dead_share(row: Row) -> float:
-    return max(
-        number(row, "zero_rows") / number(row, "rows"),
-        number(row, "zero_cols") / number(row, "cols"),
-    )
 
 
 def _duplicates(evidence: Evidence) -> Iterator[Finding]:
@@ -242,7 +145,7 @@ def _duplicates(evidence: Evidence) -> Iterator[Finding]:
             (f"{len(group):,}",),
             (bytes_text(_bytes_twice(evidence, group)),),
         )
-        for group in same[:_SHOWN]
+        for group in same[:SHOWN]
     )
     yield Finding(
         "duplicates",
@@ -258,7 +161,7 @@ def _duplicates(evidence: Evidence) -> Iterator[Finding]:
             ("The same numbers", "Shape", "Times", "Could be saved"),
             lines,
             numeric=frozenset({2, 3}),
-            more=f"and {len(same) - _SHOWN:,} more groups" if len(same) > _SHOWN else "",
+            more=f"and {len(same) - SHOWN:,} more groups" if len(same) > SHOWN else "",
         ),
     )
 
@@ -293,7 +196,7 @@ def _sparse(evidence: Evidence) -> Iterator[Finding]:
     sparse = [
         p
         for p in evidence.weights()
-        if number(evidence.rows[p], "sparsity") >= _SPARSE and not _is_zero(evidence.rows[p])
+        if number(evidence.rows[p], "sparsity") >= _SPARSE and not is_zero(evidence.rows[p])
     ]
     if not sparse:
         return
