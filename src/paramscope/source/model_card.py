@@ -26,7 +26,9 @@ def licence(source: Source) -> str:
     front_matter = _FRONT_MATTER.match(card.replace("\r\n", "\n"))
     if front_matter is None:
         return ""
-    found: dict[str, str] = {key: value.strip("'\"") for key, value in _LINE.findall(front_matter[1])}
+    found: dict[str, str] = {
+        key: value.strip("'\"") for key, value in _LINE.findall(front_matter[1])
+    }
     name = found.get("license", "")
     if name == "other":
         name = found.get("license_name") or found.get("license_link") or name
