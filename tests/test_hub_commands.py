@@ -132,6 +132,14 @@ def test_analyze_without_stream_downloads_first_and_only_once(hub, tmp_path):
     assert served(hub, files) == before
 
 
+def test_run_of_a_model_on_the_hub_streams_its_embedding_too(hub, tmp_path):
+    hub.add("org/name", sharded())
+    run(hub, tmp_path, "run", "org/name@main", "--stream", "--out", "r", "--plots", "none")
+    assert (tmp_path / "r/report.html").is_file()
+    assert (tmp_path / "r/embedding/clusters.csv").is_file()
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_local_path_of_that_name_wins(hub, tmp_path):
     place = tmp_path / "org" / "name"
     place.mkdir(parents=True)

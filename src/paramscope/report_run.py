@@ -111,7 +111,8 @@ def run(
     from paramscope.source.find import find_source
 
     options = replace(options or Options(), **changes)
-    source = find_source(model, model_id=model_id, revision=revision)
+    stored = not options.stream
+    source = find_source(model, model_id=model_id, revision=revision, stored=stored)
     return _run_source(source, options, plots, progress, tell)
 
 
@@ -132,7 +133,8 @@ def run_all(
     from paramscope.source.find import find_sources
 
     options = replace(options or Options(), **changes)
-    sources = find_sources(model, model_id=model_id, revision=revision)
+    stored = not options.stream
+    sources = find_sources(model, model_id=model_id, revision=revision, stored=stored)
     for source in sources:
         out = options.out
         if out is not None and len(sources) > 1:
@@ -145,7 +147,8 @@ def _run_source(
 ) -> Run:
     from paramscope.pipeline import analyze_source
 
-    place, name, revision = source.location, source.model_id, source.revision
+    name, revision = source.model_id, source.revision
+    place = name if source.remote else source.location  # the commit is told apart from it
     finished = analyze_source(source, options, progress)
     _analyse_embedding(place, name, revision, finished.folder, options, progress, tell)
     tell(f"Drawing the report of {name}.")
@@ -174,6 +177,7 @@ def _analyse_embedding(
             workers=options.workers,
             fresh=options.fresh,
             progress=progress,
+            stored=not options.stream,
         )
     except UsageError as problem:
         tell(f"No analysis of an embedding: {problem}")

@@ -41,6 +41,7 @@ def embedding(
     *,
     model_id: str | None = None,
     revision: str | None = None,
+    stored: bool = True,
     progress: OnProgress = silent,
     **changes: Any,
 ) -> Embedding:
@@ -54,6 +55,7 @@ def embedding(
         options: how; single options can be given by name instead.
         model_id: which model, where the folder holds several.
         revision: the revision that the result names.
+        stored: whether a model on the Hub is downloaded first, or read where it is.
         progress: called after each step.
 
     Raises:
@@ -61,9 +63,8 @@ def embedding(
         ParamscopeError: any of its other kinds.
     """
     options = replace(options or EmbeddingOptions(), **changes)
-    return _embedding_of(
-        find_source(model, model_id=model_id, revision=revision), options, progress
-    )
+    source = find_source(model, model_id=model_id, revision=revision, stored=stored)
+    return _embedding_of(source, options, progress)
 
 
 def embedding_all(
@@ -72,12 +73,13 @@ def embedding_all(
     *,
     model_id: str | None = None,
     revision: str | None = None,
+    stored: bool = True,
     progress: OnProgress = silent,
     **changes: Any,
 ) -> Iterator[Embedding]:
     """As `embedding`, for each checkpoint in a folder that holds several, one after another."""
     options = replace(options or EmbeddingOptions(), **changes)
-    sources = find_sources(model, model_id=model_id, revision=revision)
+    sources = find_sources(model, model_id=model_id, revision=revision, stored=stored)
     for source in sources:
         out = options.out
         if out is not None and len(sources) > 1:
