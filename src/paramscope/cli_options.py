@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
@@ -101,6 +101,13 @@ def chosen_embedding_options(choices: dict[str, Any]) -> EmbeddingOptions:
     return EmbeddingOptions(**{name: choices[name] for name in names})
 
 
-def chosen_model(choices: dict[str, Any]) -> dict[str, str | None]:
+class ChosenModel(TypedDict):
+    """Which model of a folder, and which revision."""
+
+    model_id: str | None
+    revision: str | None
+
+
+def chosen_model(choices: dict[str, Any]) -> ChosenModel:
     """Which model and revision."""
     return {"model_id": choices["model_id"], "revision": choices["revision"]}
