@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paramscope.errors import UsageError
+from paramscope.errors import CheckpointError, UsageError
 from paramscope.files import write_whole
 from paramscope.progress import OnProgress, silent
 from paramscope.table.results import Run
@@ -179,5 +179,5 @@ def _analyse_embedding(
             progress=progress,
             stored=not options.stream,
         )
-    except UsageError as problem:
+    except (UsageError, CheckpointError) as problem:  # none, or none whose numbers can be read
         tell(f"No analysis of an embedding: {problem}")
