@@ -33,7 +33,7 @@ def write_meta(folder: Path, meta: dict[str, Any]) -> None:
 
 def verdict(checkpoint: Checkpoint, rows: Sequence[Row]) -> dict[str, Any]:
     """Whether the table holds all of the checkpoint, and how the rows fared."""
-    covered = coverage(checkpoint.tensors, rows)
+    covered = coverage(checkpoint, rows)
     statuses = Counter(row["status"] for row in rows)
     counts = {status: statuses[status] for status in ("ok", "failed", "refused")}
     return {

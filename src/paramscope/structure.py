@@ -67,7 +67,7 @@ class Structure:
 
 
 def _matrix_facts(matrix: Matrix) -> dict[str, Any]:
-    return {
+    facts = {
         "param_name": matrix.tensor.name,
         "part": matrix.part,
         "block_type": matrix.block_type,
@@ -76,9 +76,13 @@ def _matrix_facts(matrix: Matrix) -> dict[str, Any]:
         "layer_index": matrix.layer,
         "expert_index": matrix.expert,
         "shape": list(matrix.shape),
-        "dtype": matrix.tensor.dtype.name,
+        "dtype": matrix.tensor.stored_dtype,
         "numel": matrix.numel,
     }
+    if matrix.tensor.scheme:
+        stored = [part.name for part in matrix.tensor.stored]
+        facts |= {"scheme": matrix.tensor.scheme, "stored_tensors": stored}
+    return facts
 
 
 def inspect(
@@ -114,8 +118,8 @@ def inspect_source(source: Source) -> Structure:
         return Structure(
             model=model_facts(checkpoint),
             matrices=tuple(matrices),
-            nbytes=sum(tensor.nbytes for tensor in checkpoint.tensors),
-            tensors=len(checkpoint.tensors),
+            nbytes=sum(tensor.nbytes for tensor in checkpoint.stored),
+            tensors=len(checkpoint.stored),
             time_s=max(sum(task.time_s for task in tasks) / workers, longest / workers),
             memory_bytes=sum(side_by_side),
             notes=checkpoint.notes,

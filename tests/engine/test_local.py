@@ -145,7 +145,7 @@ def test_an_unreadable_source_ends_the_run_with_its_error(folder):
         def read(tensor, start, stop):
             raise SourceError("the disk is gone")
 
-        return replace(checkpoint, read=read)
+        return replace(checkpoint, read_stored=read)
 
     with pytest.raises(SourceError, match="the disk is gone"):
         results(folder, change=broken)

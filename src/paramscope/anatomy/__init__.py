@@ -26,6 +26,8 @@ class Matrix:
         transposed: the stored tensor has the inputs first, so that rows and columns as stored
             are the columns and rows of the matrix.
         note: what a reader of the row should know, such as why a fused tensor stayed whole.
+        refusal: why it is not measured; empty where it is.
+        nbytes: its share of what the tensor takes in the files.
     """
 
     tensor: StoredTensor
@@ -37,6 +39,8 @@ class Matrix:
     view: View
     transposed: bool = False
     note: str = ""
+    refusal: str = ""
+    nbytes: int = 0
 
     @property
     def block_type(self) -> str:

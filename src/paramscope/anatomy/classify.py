@@ -61,6 +61,7 @@ class Meaning:
         is_whole: it does not hold the weight's numbers in the weight's layout: not to be cut.
         renames: prefixes of roles that the context changes.
         note: why it is not to be cut.
+        refusal: why its elements are no weights; empty where they are.
     """
 
     row: Row
@@ -69,6 +70,7 @@ class Meaning:
     is_whole: bool = False
     renames: tuple[tuple[str, str], ...] = ()
     note: str = ""
+    refusal: str = ""
 
     @property
     def is_mixer(self) -> bool:
@@ -104,11 +106,20 @@ def classify(subject: Subject) -> Meaning:
     role = Meaning(row, row.role, renames=renames).rename(row.role)
     if is_bias and role != "norm":
         role = "bias"
+    note, refusal = "", ""
     if re.fullmatch(ADAPTER, name.leaf):
         note = f"{name.leaf.removesuffix('.weight')}: a factor of a low-rank adapter"
-    else:
-        note = "packed codes, not decoded" if is_integer or is_code else ""
-    return Meaning(row, role, is_bias=is_bias, is_whole=bool(note), renames=renames, note=note)
+    elif is_integer or is_code:
+        refusal = f"{subject.dtype.name} codes in a scheme that is not known, or without scales"
+    return Meaning(
+        row,
+        role,
+        is_bias=is_bias,
+        is_whole=bool(note or refusal),
+        renames=renames,
+        note=note,
+        refusal=refusal,
+    )
 
 
 def _holds_codes(subject: Subject, row: Row, *, is_bias: bool) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ def dissect(tensors: Sequence[StoredTensor], config: Mapping[str, Any]) -> list[
     ):
         own = plan.name.expert_number
         expert = None if own is None else int(numbers[own])
-        for piece in plan.pieces:
+        for piece, nbytes in zip(plan.pieces, _shares(tensor, plan.pieces), strict=True):
             matrices.append(
                 Matrix(
                     tensor,
@@ -73,9 +73,21 @@ def dissect(tensors: Sequence[StoredTensor], config: Mapping[str, Any]) -> list[
                     piece.view,
                     piece.transposed,
                     piece.note,
+                    tensor.refusal or piece.refusal,
+                    nbytes,
                 )
             )
     return matrices
+
+
+def _shares(tensor: StoredTensor, pieces: Sequence[Piece]) -> Iterator[int]:
+    """Each piece's share of the tensor's bytes; they add up to all of them."""
+    before = 0
+    for piece in pieces:
+        after = before + piece.view.size
+        total = max(1, tensor.numel)
+        yield tensor.nbytes * after // total - tensor.nbytes * before // total
+        before = after
 
 
 class _Planner:

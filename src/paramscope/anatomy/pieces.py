@@ -24,13 +24,14 @@ class Piece:
     view: View
     transposed: bool = False
     note: str = ""
+    refusal: str = ""
 
 
 def pieces_of(meaning: Meaning, subject: Subject) -> tuple[Piece, ...]:
     """The matrices of a tensor, disjoint, which together cover it."""
     whole = View.whole(subject.shape)
     if meaning.is_whole:
-        return (Piece("", meaning.role, None, whole, note=meaning.note),)
+        return (Piece("", meaning.role, None, whole, note=meaning.note, refusal=meaning.refusal),)
     experts = _stack(meaning, subject, whole)
     if experts is None:
         return _cut(meaning, subject, whole, "", None)

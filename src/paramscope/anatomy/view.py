@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from paramscope.checkpoint import Window
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -136,6 +138,28 @@ class View:
         step = max(1, max_size // max(1, self.rows))
         for start in range(0, self.columns, step):
             yield merged.take(axis, start, min(start + step, self.columns))
+
+    def window(self, columns: int) -> tuple[Window, View]:
+        """The rows and columns that the view lies in, the tensor seen as rows of `columns`.
+
+        Returns:
+            The smallest window that holds the view, whole rows where the view does not stay
+            within some columns; and the view upon the window's own elements.
+        """
+        first, last = self.span
+        row, column = divmod(self.offset, columns)
+        steps = [divmod(stride, columns) for stride in self.strides]
+        width = 1 + sum((n - 1) * inner for n, (_, inner) in zip(self.shape, steps, strict=True))
+        if self.size == 0 or column + width > columns:
+            start, stop = first // columns, -(-last // columns)
+            whole = Window(start, stop, 0, columns)
+            return whole, replace(self, offset=self.offset - start * columns)
+        rows = 1 + sum((n - 1) * outer for n, (outer, _) in zip(self.shape, steps, strict=True))
+        strides = tuple(outer * width + inner for outer, inner in steps)
+        return (
+            Window(row, row + rows, column, column + width),
+            replace(self, offset=0, strides=strides),
+        )
 
     def cut(self, flat: npt.NDArray[Any], start: int) -> npt.NDArray[Any]:
         """The matrix, shape (rows, columns), out of elements `start …` of the tensor.

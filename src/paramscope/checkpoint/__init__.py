@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from paramscope.checkpoint.dtypes import Codes, Dtype
+import numpy as np
+import numpy.typing as npt
+
+from paramscope.checkpoint.dtypes import DTYPES, Codes, Dtype
 from paramscope.source import Source
+
+Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +32,157 @@ class StoredTensor:
     nbytes: int
     numel: int
 
+    @property
+    def stored(self) -> tuple[StoredTensor, ...]:
+        """What the files hold for it: itself, or the parts of a packed one."""
+        return (self,)
+
+    @property
+    def stored_dtype(self) -> str:
+        """The dtype in the file, which for packed weights is not that of the decoded values."""
+        return self.dtype.name
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        return self.shape
+
+    @property
+    def scheme(self) -> str:
+        """How its codes become weights; empty where the elements are numbers as they stand."""
+        return ""
+
+    @property
+    def refusal(self) -> str:
+        """Why its elements cannot be read as numbers; empty where they can."""
+        if self.dtype.kind == "packed":
+            return f"{self.dtype.name} codes, and not the scales that would make them numbers"
+        if self.dtype.kind == "unknown":
+            return f"the dtype {self.dtype.name} is not read"
+        return ""
+
 
 ReadElements = Callable[[StoredTensor, int, int], Codes]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Rows and columns of a tensor seen as (prod(shape[:-1]), shape[-1]), stops excluded."""
+
+    row_start: int
+    row_stop: int
+    column_start: int
+    column_stop: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.row_start, self.row_stop)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.column_start, self.column_stop)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.row_stop - self.row_start, self.column_stop - self.column_start
+
+
+Decode = Callable[[ReadElements, Window], Float32]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedTensor(StoredTensor):
+    """A weight that its files hold as codes with scales, or as factors: read, it is decoded.
+
+    `name`, `shape` and `numel` are those of the weight as the model has it, `dtype` is F32, in
+    which `decode` gives the values; `file` and `offset_bytes` are those of the codes, `nbytes` is
+    the sum over the parts.
+
+    Attributes:
+        parts: the stored tensors it is made of, the codes first.
+        label: the scheme, for users: `gptq 4-bit g128`.
+        decode: the values of a window of the weight, shape `window.shape`, float32; it reads the
+            parts through the function it is given, and no more of them than it needs.
+        by_rows: whether neighbouring rows lie together in the file, so that reading the weight by
+            blocks of rows reads every byte once.
+        refused: why it cannot be decoded; `decode` is not called then.
+    """
+
+    parts: tuple[StoredTensor, ...] = ()
+    label: str = ""
+    decode: Decode = field(default=lambda read, window: np.zeros(window.shape, np.float32))
+    by_rows: bool = False
+    refused: str = ""
+
+    @property
+    def stored(self) -> tuple[StoredTensor, ...]:
+        """The parts, the codes first."""
+        return self.parts
+
+    @property
+    def stored_dtype(self) -> str:
+        """The dtype of the codes."""
+        return self.parts[0].dtype.name
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of the codes."""
+        return self.parts[0].shape
+
+    @property
+    def scheme(self) -> str:
+        return self.label
+
+    @property
+    def refusal(self) -> str:
+        return self.refused
+
+    def read(self, read: ReadElements, start: int, stop: int) -> Float32:
+        """Elements `start … stop` in C order, decoded, 1-D."""
+        columns = self.shape[-1] if self.shape else 1
+        first, last = start // columns, -(-stop // columns)
+        values = self.decode(read, Window(first, last, 0, columns)).reshape(-1)
+        return values[start - first * columns : stop - first * columns]
+
+
+def packed_tensor(
+    name: str,
+    shape: tuple[int, ...],
+    parts: tuple[StoredTensor, ...],
+    *,
+    scheme: str,
+    decode: Decode,
+    by_rows: bool = False,
+) -> PackedTensor:
+    """A weight of that name and shape, decoded from its parts, the codes first."""
+    codes = parts[0]
+    return PackedTensor(
+        name=name,
+        dtype=DTYPES["F32"],
+        shape=shape,
+        file=codes.file,
+        offset_bytes=codes.offset_bytes,
+        nbytes=sum(part.nbytes for part in parts),
+        numel=math.prod(shape),
+        parts=parts,
+        label=scheme,
+        decode=decode,
+        by_rows=by_rows,
+    )
+
+
+def refused_tensor(tensor: StoredTensor, why: str) -> PackedTensor:
+    """A stored tensor whose codes cannot be decoded, and why: it is listed, and not measured."""
+    return PackedTensor(
+        name=tensor.name,
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+        file=tensor.file,
+        offset_bytes=tensor.offset_bytes,
+        nbytes=tensor.nbytes,
+        numel=tensor.numel,
+        parts=(tensor,),
+        refused=why,
+    )
 
 
 @dataclass(frozen=True)
@@ -35,9 +190,11 @@ class Checkpoint:
     """One model at one revision, its headers read, its weights untouched.
 
     Attributes:
-        tensors: every stored tensor, in the order of the files and of their headers.
+        tensors: every tensor as the model has it; each stored tensor belongs to exactly one.
+        stored: every stored tensor, in the order of the files and of their headers.
         config: `config.json`, or {} where there is none that can be read.
-        read: elements `start … stop` of a tensor in C order, as codes, 1-D; thread-safe.
+        read_stored: elements `start … stop` of a stored tensor in C order, as codes, 1-D;
+            thread-safe.
         header_digest: SHA-256 over names, sizes and headers of the weight files; the identity
             of the checkpoint as far as it is known without reading every byte.
         notes: what a user should know about the files, in sentences.
@@ -46,11 +203,18 @@ class Checkpoint:
     source: Source
     format: str
     tensors: tuple[StoredTensor, ...]
+    stored: tuple[StoredTensor, ...]
     weight_files: tuple[str, ...]
-    read: ReadElements
+    read_stored: ReadElements
     header_digest: str
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def read(self, tensor: StoredTensor, start: int, stop: int) -> Codes:
+        """Elements `start … stop` of a tensor in C order, 1-D: codes of its dtype."""
+        if isinstance(tensor, PackedTensor):
+            return tensor.read(self.read_stored, start, stop)
+        return self.read_stored(tensor, start, stop)
 
 
 def read_json(source: Source, file: str) -> Any:

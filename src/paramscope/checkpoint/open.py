@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath, PurePosixPath
 
 from paramscope.checkpoint import Checkpoint, read_json
+from paramscope.checkpoint.packed import unpack
 from paramscope.checkpoint.safetensors import INDEX, open_safetensors
 from paramscope.errors import CheckpointError, NoCheckpointError
 from paramscope.source import Source
@@ -38,10 +39,18 @@ def open_checkpoint(source: Source) -> Checkpoint:
     files = sorted(source.files())
     chosen = _choose(source, [file for file in files if file.endswith(".safetensors")], files)
     checkpoint = open_safetensors(source, chosen.shards, chosen.index)
-    config = read_json(source, "config.json")
+    parsed = read_json(source, "config.json")
+    config = parsed if isinstance(parsed, dict) else {}
+    tensors = unpack(
+        checkpoint.stored,
+        config,
+        read=checkpoint.read_stored,
+        read_json=lambda file: read_json(source, file),
+    )
     return replace(
         checkpoint,
-        config=config if isinstance(config, dict) else {},
+        tensors=tensors,
+        config=config,
         notes=(*chosen.notes, *checkpoint.notes),
     )
 

@@ -64,8 +64,9 @@ def open_safetensors(source: Source, files: Sequence[str], index: str | None) ->
         source=source,
         format="safetensors",
         tensors=tuple(tensors),
+        stored=tuple(tensors),
         weight_files=tuple(shards),
-        read=lambda tensor, start, stop: read_elements(source, tensor, start, stop),
+        read_stored=lambda tensor, start, stop: read_elements(source, tensor, start, stop),
         header_digest=digest.hexdigest(),
         notes=_unindexed_note(weight_map, owner, index),
     )

@@ -61,11 +61,10 @@ def find_embedding(
             f"{len(candidates)} token embeddings are here: {names}. Taken: {label(chosen)}; "
             "--matrix NAME takes another."
         )
-    dtype = chosen.tensor.dtype
-    if dtype.kind != "float":
+    if chosen.refusal:
         raise CheckpointError(
-            f"{label(chosen)}: expected weights stored as numbers, found {dtype.name} codes, which "
-            "are not decoded here. Give the checkpoint before quantisation."
+            f"{label(chosen)}: expected weights that can be read as numbers, found "
+            f"{chosen.refusal}. Give the checkpoint before quantisation."
         )
     head = _head(matrices, chosen)
     says = _tie_setting(config)

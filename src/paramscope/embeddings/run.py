@@ -230,7 +230,7 @@ def _write(
         "param_name": label(found.matrix),
         "rows": found.matrix.rows,
         "columns": found.matrix.columns,
-        "dtype": found.matrix.tensor.dtype.name,
+        "dtype": found.matrix.tensor.stored_dtype,
         "k": len(measured.clusters),
         "scaling": options.scaling,
         "seed": options.seed,

@@ -15,7 +15,12 @@ from threadpoolctl import threadpool_limits
 
 from paramscope.anatomy import Matrix
 from paramscope.anatomy.view import View
-from paramscope.checkpoint import Checkpoint, StoredTensor
+from paramscope.checkpoint import (
+    Checkpoint,
+    PackedTensor,
+    ReadElements,
+    StoredTensor,
+)
 from paramscope.checkpoint.dtypes import Codes
 from paramscope.engine import Crew, Result
 from paramscope.engine.gpu import GpuGram
@@ -239,7 +244,10 @@ def _drain(finished: queue.SimpleQueue[Finished]) -> list[Finished]:
 def reader(task: Task, checkpoint: Checkpoint) -> Cut:
     """Read the task's bytes, or make ready to read them by blocks; gives each block's codes."""
     tensor = task.matrices[0].tensor
-    if task.streamed or not _readable(tensor):
+    if isinstance(tensor, PackedTensor):
+        read = checkpoint.read_stored if task.streamed else _remembering(checkpoint.read_stored)
+        return lambda block: _decode_block(block, tensor, read)
+    if task.streamed or tensor.refusal:
         return lambda block: _read_block(block, tensor, checkpoint)
     start, stop = task.span
     flat = checkpoint.read(tensor, start, stop)
@@ -248,16 +256,12 @@ def reader(task: Task, checkpoint: Checkpoint) -> Cut:
 
 def measure_task(task: Task, cut: Cut, make_gram: MakeGram = CpuGram) -> list[Result]:
     """Measure the task's matrices, their spectra on the device that `make_gram` stands for."""
-    if not _readable(task.matrices[0].tensor):
-        return [refused(matrix) for matrix in task.matrices]
     return [
-        measure(matrix, _loaded(matrix, task.block_elements, cut), task.settings, make_gram)
+        refused(matrix)
+        if matrix.refusal
+        else measure(matrix, _loaded(matrix, task.block_elements, cut), task.settings, make_gram)
         for matrix in task.matrices
     ]
-
-
-def _readable(tensor: StoredTensor) -> bool:
-    return tensor.dtype.kind in ("float", "integer")
 
 
 def _loaded(matrix: Matrix, block_elements: int, cut: Cut) -> Loaded:
@@ -272,6 +276,25 @@ def _loaded(matrix: Matrix, block_elements: int, cut: Cut) -> Loaded:
         view.rows,
         lambda: (cut(block).T for block in view.column_blocks(block_elements)),
     )
+
+
+def _remembering(read: ReadElements) -> ReadElements:
+    """The same reads, each range of codes fetched once for as long as the task lasts."""
+    kept: dict[tuple[str, int, int], Codes] = {}
+
+    def once(tensor: StoredTensor, start: int, stop: int) -> Codes:
+        key = (tensor.name, start, stop)
+        if key not in kept:
+            kept[key] = read(tensor, start, stop)
+        return kept[key]
+
+    return once
+
+
+def _decode_block(block: View, tensor: PackedTensor, read: ReadElements) -> Codes:
+    """A block's values: only the window that it lies in is decoded."""
+    window, within = block.window(tensor.shape[-1])
+    return within.cut(np.ascontiguousarray(tensor.decode(read, window)).reshape(-1), 0)
 
 
 def _read_block(block: View, tensor: StoredTensor, checkpoint: Checkpoint) -> Codes:

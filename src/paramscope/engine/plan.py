@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import psutil
 
 from paramscope.anatomy import Matrix
+from paramscope.checkpoint import PackedTensor
 from paramscope.engine import Settings
 from paramscope.engine.calibration import Rates
 from paramscope.engine.work import is_truncated, wants_spectrum
@@ -89,7 +91,7 @@ def _pattern_of(group: Sequence[Matrix]) -> tuple[Any, ...]:
     first = group[0]
     start = first.view.offset
     views = tuple((m.view.shape, m.view.strides, m.view.offset - start, m.is_buffer) for m in group)
-    return (first.tensor.dtype.name, views)
+    return (first.tensor.dtype.name, first.tensor.scheme, views)
 
 
 def _with_gpu(task: Task, rates: Rates, gpu: Rates) -> Task:
@@ -151,11 +153,13 @@ def _task(
 ) -> Task:
     spans = [matrix.view.span for matrix in group]
     span = (min(first for first, _ in spans), max(last for _, last in spans))
-    span_bytes = (span[1] - span[0]) * group[0].tensor.dtype.bits // 8
-    view = group[0].view
+    tensor, view = group[0].tensor, group[0].view
+    span_bytes = math.ceil((span[1] - span[0]) * tensor.nbytes / max(1, tensor.numel))
     dense = view.size == span[1] - span[0]
     by_ranges = view.columns <= view.rows or not remote
     streamed = len(group) == 1 and dense and by_ranges and span_bytes > _READ_AT_ONCE_BYTES
+    if isinstance(tensor, PackedTensor):  # columns, or rows that do not lie together, come from all
+        streamed = streamed and tensor.by_rows and view.columns <= view.rows
     # A block of columns is gathered row by row: as wide as its share of the Gram matrix allows.
     k = min(view.rows, view.columns)
     block_elements = max(_BLOCK_ELEMENTS, k * k // 8)

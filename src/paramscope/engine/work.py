@@ -103,12 +103,7 @@ def wants_spectrum(matrix: Matrix, settings: Settings) -> bool:
 
 def refused(matrix: Matrix) -> Result:
     """The result of a matrix whose stored codes are not understood: never a cast."""
-    name = matrix.tensor.dtype.name
-    if matrix.tensor.dtype.kind == "packed":
-        reason = f"{name} codes mean nothing without their scales, which were not found"
-    else:
-        reason = f"the dtype {name} is not read"
-    return Result(matrix, None, None, "refused", reason, 0.0)
+    return Result(matrix, None, None, "refused", matrix.refusal, 0.0)
 
 
 def is_truncated(matrix: Matrix, settings: Settings) -> bool:

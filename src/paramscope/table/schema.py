@@ -113,9 +113,12 @@ def _condition_number(result: Result, context: Context) -> float | None:
     return rank.condition_number(result.spectrum.s, error_bound=result.spectrum.error_bound)
 
 
-def _nbytes(matrix: Matrix) -> int:
-    """Each part's share of the stored tensor, so that the column adds up to the file's bytes."""
-    return matrix.numel * matrix.tensor.dtype.bits // 8
+def _bits_per_weight(matrix: Matrix) -> float | None:
+    return 8 * matrix.tensor.nbytes / matrix.tensor.numel if matrix.tensor.numel else None
+
+
+def _stored_names(matrix: Matrix) -> str:
+    return " ".join(part.name for part in matrix.tensor.stored)
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
@@ -148,7 +151,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("model_path", "string", "", "where the files are: a path, or a Hub id", lambda r, c: c.model_path),
     Column("model_id", "string", "", "the model's name, `org/name` where it is known", lambda r, c: c.model_id),
     Column("revision", "string", "", "commit of the files; empty where it is not known", lambda r, c: c.revision),
-    Column("param_name", "string", "", "name of the stored tensor", _about(lambda m: m.tensor.name)),
+    Column("param_name", "string", "", "name of the tensor; of a packed weight, the name it has in the model", _about(lambda m: m.tensor.name)),
     Column("layer_index", "int64", "", "layer within its tower, from 0; empty outside the layers", _about(lambda m: m.layer)),
     Column("block_type", "string", "", "what the parameter is, in coarse words", _about(lambda m: m.block_type)),
     Column("shape", "string", "", "shape of the matrix; the stored shape where it is not split", _about(lambda m: shape_text(m.shape))),
@@ -162,7 +165,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("std", "float64", "", "standard deviation (population: divided by n)", _stat("std")),
     Column("var", "float64", "", "variance (population), std²", _stat("var")),
     Column("sparsity", "float64", "", "share of elements with |x| ≤ 1e-8 (an option), in [0, 1]", _stat("sparsity")),
-    Column("dtype", "string", "", "stored dtype", _about(lambda m: m.tensor.dtype.name)),
+    Column("dtype", "string", "", "stored dtype; of packed weights, that of the codes", _about(lambda m: m.tensor.stored_dtype)),
     Column("created_at", "string", "", "when the row was measured, UTC, ISO 8601", lambda r, c: c.created_at),
     Column("part", "string", "", "which piece of the stored tensor: `q`, `gate`, `expert.3.down`, …; empty for all of it", _about(lambda m: m.part)),
     Column("role", "string", "", "what the parameter does; see the table of roles", _about(lambda m: m.role)),
@@ -171,7 +174,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("min", "float64", "", "smallest finite element", _stat("min")),
     Column("max", "float64", "", "largest finite element", _stat("max")),
     Column("numel", "int64", "elements", "number of elements", _about(lambda m: m.numel)),
-    Column("nbytes", "int64", "bytes", "bytes of the elements as stored", _about(_nbytes)),
+    Column("nbytes", "int64", "bytes", "its bytes in the files, scales of packed weights included", _about(lambda m: m.nbytes)),
     Column("nan_count", "int64", "elements", "elements that are NaN", _stat("nan_count")),
     Column("inf_count", "int64", "elements", "elements that are infinite", _stat("inf_count")),
     Column("skewness", "float64", "", "standardised third central moment; empty for a constant", _stat("skewness")),
@@ -190,8 +193,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("zero_rows", "int64", "", "rows that are zero throughout, by the threshold of `sparsity`: outputs that no input moves", _arranged("zero_rows")),
     Column("zero_cols", "int64", "", "columns that are zero throughout: inputs that move no output", _arranged("zero_columns")),
     Column("content_hash", "string", "", "fingerprint of the stored elements, 16 hexadecimal digits: the same for equal matrices; not cryptographic", _arranged("content_hash")),
-    Column("stored_shape", "string", "", "shape of the stored tensor", _about(lambda m: shape_text(m.tensor.shape))),
-    Column("file", "string", "", "file that holds the stored tensor", _about(lambda m: m.tensor.file)),
+    Column("scheme", "string", "", "how packed codes become weights, such as `gptq 4-bit g128`; empty where nothing is packed", _about(lambda m: m.tensor.scheme)),
+    Column("bits_per_weight", "float64", "bits", "bits in the files per element of the tensor, scales included", _about(_bits_per_weight)),
+    Column("stored_tensors", "string", "", "names of the stored tensors it is made of, the codes first, with spaces between", _about(_stored_names)),
+    Column("stored_shape", "string", "", "shape of the stored tensor; of packed weights, that of the codes", _about(lambda m: shape_text(m.tensor.stored_shape))),
+    Column("file", "string", "", "file that holds the stored tensor, or the codes", _about(lambda m: m.tensor.file)),
     Column("status", "string", "", "`ok`; `failed` where a number could not be had; `refused` where the codes are not understood", lambda r, c: r.status),
     Column("reason", "string", "", "why a row failed or was refused, or what to know about how it was cut", lambda r, c: "; ".join(filter(None, (r.reason, r.matrix.note)))),
 )  # fmt: skip

@@ -39,7 +39,7 @@ def structure_view(structure: Structure) -> Iterator[str]:
     if structure.buffers:
         yield f"Buffers:    {count_text(structure.buffers)}"
     yield f"Tensors:    {structure.tensors:,} stored, {len(structure.matrices):,} after splitting"
-    dtypes = sorted({matrix.tensor.dtype.name for matrix in structure.matrices})
+    dtypes = sorted({matrix.tensor.stored_dtype for matrix in structure.matrices})
     yield f"Dtypes:     {', '.join(dtypes)}"
     yield (
         f"A full analysis here takes about {duration_text(structure.time_s)} "

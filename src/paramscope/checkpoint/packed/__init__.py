@@ -1,0 +1,61 @@
+"""Packed weights: codes with scales, or factors, become the weights that the model has.
+
+A scheme is one module with one function, `find`, and one row of `SCHEMES`. It looks at the names,
+dtypes and shapes of the stored tensors, never at their elements, and says which of them make up
+which weight, and how a window of that weight is decoded. A stored tensor that no scheme claims
+stays as it is: codes are refused then, never cast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from paramscope.checkpoint import PackedTensor, ReadElements, StoredTensor
+from paramscope.checkpoint.packed import fp8
+from paramscope.checkpoint.packed.leftover import Leftover
+
+# In this order: a scheme sees what those before it have left.
+SCHEMES: tuple[Callable[[Leftover], Iterable[PackedTensor]], ...] = (fp8.find,)
+
+
+def unpack(
+    stored: Sequence[StoredTensor],
+    config: Mapping[str, Any],
+    *,
+    read: ReadElements,
+    read_json: Callable[[str], Any],
+) -> tuple[StoredTensor, ...]:
+    """Every tensor as the model has it, in the order of the files.
+
+    Args:
+        stored: the stored tensors of one checkpoint.
+        config: its `config.json`, or {}.
+        read: reads elements of a stored tensor, for the few whose content says how others lie.
+        read_json: reads a small JSON file of the checkpoint, None where there is none.
+
+    Returns:
+        Tensors that together own each stored tensor exactly once; a weight stands where its codes
+        stood.
+    """
+    left = {tensor.name: tensor for tensor in stored}
+    packed: dict[str, PackedTensor] = {}  # by the name of the codes
+    for find in SCHEMES:
+        leftover = Leftover(dict(left), config, read, read_json)
+        for weight in find(leftover):
+            for part in weight.parts:
+                del left[part.name]
+            packed[weight.parts[0].name] = weight
+    return tuple(_in_order(stored, left, packed))
+
+
+def _in_order(
+    stored: Sequence[StoredTensor],
+    left: Mapping[str, StoredTensor],
+    packed: Mapping[str, PackedTensor],
+) -> Iterator[StoredTensor]:
+    for tensor in stored:
+        if tensor.name in packed:
+            yield packed[tensor.name]
+        elif tensor.name in left:
+            yield tensor
