@@ -67,7 +67,7 @@ class Structure:
 
 
 def _matrix_facts(matrix: Matrix) -> dict[str, Any]:
-    facts = {
+    facts: dict[str, Any] = {
         "param_name": matrix.tensor.name,
         "part": matrix.part,
         "block_type": matrix.block_type,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath, PureWindowsPath
 
@@ -30,11 +31,27 @@ _NOT_WEIGHTS = ("training_args.*", "optimizer*", "scheduler*", "rng_state*", "sc
 # GGUF repositories hold one model many times; the most precise copy is the one to measure.
 _GGUF_PRECISION = ("f32", "bf16", "f16", "q8", "q6", "q5", "q4", "iq4", "q3", "iq3", "q2", "iq2")
 
-# Containers of weights, the best first, and what to call those that are not fetched by default.
-FORMATS = {
-    "safetensors": (".safetensors",),
-    "PyTorch pickle": (".bin", ".pt", ".pth"),
-    "GGUF": (".gguf",),
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A kind of file that holds weights.
+
+    Attributes:
+        title: what to call it in a sentence.
+        endings: of its files.
+        main: the stem of the file that holds a whole model, where it has its usual name.
+    """
+
+    title: str
+    endings: tuple[str, ...]
+    main: str = ""
+
+
+# The best first: headers that are data before headers that are programs, exact before packed.
+CONTAINERS = {
+    "safetensors": Container("safetensors", (".safetensors",), "model"),
+    "pytorch": Container("PyTorch pickle", (".bin", ".pt", ".pth"), "pytorch_model"),
+    "gguf": Container("GGUF", (".gguf",)),
 }
 UNREAD_FORMATS = {
     ".h5": "Keras",
@@ -57,6 +74,7 @@ def select(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     everything: bool = False,
+    container: str | None = None,
 ) -> list[str]:
     """The files to fetch, sorted.
 
@@ -65,6 +83,7 @@ def select(
         include: shell patterns; given, they replace the default choice. `folder/` is all below.
         exclude: shell patterns of files to leave out, whatever chose them.
         everything: all files.
+        container: which copy of the weights, where there are several.
 
     Returns:
         By default the weights in one format, their index, and the configuration, tokenizer
@@ -76,21 +95,30 @@ def select(
     elif include:
         chosen = [name for name in names if _matches(name, include)]
     else:
-        weights = weight_files(names)
+        weights = weight_files(names, container)
         folders = {str(PurePosixPath(name).parent) for name in weights} | {"."}
         beside = [name for name in names if weights and _is_beside(name, folders)]
         chosen = sorted({*weights, *beside})
     return [name for name in chosen if not _matches(name, exclude)]
 
 
-def weight_files(names: Iterable[str]) -> list[str]:
-    """The weights in the best format present, with their index files.
+def containers_in(names: Iterable[str]) -> list[str]:
+    """Keys of `CONTAINERS` that some of the names are weights in, the best first."""
+    names = list(names)
+    return [key for key in CONTAINERS if _weights(names, key)]
 
-    Safetensors before PyTorch pickles before GGUF; the folders nearest the top that have them.
+
+def weight_files(names: Iterable[str], container: str | None = None) -> list[str]:
+    """The weights in one container, with their index files.
+
+    Of several folders those nearest the top that have any; of each folder one model.
+
+    Args:
+        container: a key of `CONTAINERS`; by default the best that is present.
     """
     names = list(names)
-    for endings in FORMATS.values():
-        weights = [name for name in names if name.endswith(endings) and _is_weight(name)]
+    for key in [container] if container else containers_in(names):
+        weights = _weights(names, key)
         if not weights:
             continue
         depth = min(_depth(name) for name in weights)
@@ -98,13 +126,18 @@ def weight_files(names: Iterable[str]) -> list[str]:
         for name in weights:
             if _depth(name) == depth:
                 folders.setdefault(PurePosixPath(name).parent, []).append(name)
-        choose = _one_gguf if endings == (".gguf",) else _one_model
+        choose = _one_gguf if key == "gguf" else _one_model
         return sorted(
             chosen
             for folder, here in folders.items()
             for chosen in choose(here, [n for n in names if PurePosixPath(n).parent == folder])
         )
     return []
+
+
+def _weights(names: Iterable[str], container: str) -> list[str]:
+    endings = CONTAINERS[container].endings
+    return [name for name in names if name.endswith(endings) and _is_weight(name)]
 
 
 def missing_shards(names: Iterable[str]) -> list[str]:
@@ -134,12 +167,16 @@ def nothing_chosen(names: Sequence[str], *, where: str, patterns: bool) -> str:
     if unread:
         return (
             f"{where}: the weights are in a format that is not read: {', '.join(unread)}. "
-            f"Read are {', '.join(FORMATS)}. To fetch the files all the same: --all"
+            f"Read are {_titles()}. To fetch the files all the same: --all"
         )
     return (
-        f"{where}: expected weights ({', '.join(FORMATS)}), found none; it has {listed}. "
+        f"{where}: expected weights ({_titles()}), found none; it has {listed}. "
         "To fetch the files all the same: --all"
     )
+
+
+def _titles() -> str:
+    return ", ".join(container.title for container in CONTAINERS.values())
 
 
 def demand_safe(name: str, *, where: str) -> None:
@@ -174,7 +211,7 @@ def _one_model(weights: list[str], here: list[str]) -> list[str]:
     """One index and its shards, else the single file, else all weights of the folder."""
     ending = max((PurePosixPath(name).suffix for name in weights), key=_count(weights))
     names = {PurePosixPath(name).name: name for name in here}
-    main = "model" if ending == ".safetensors" else "pytorch_model"
+    main = next(row.main for row in CONTAINERS.values() if ending in row.endings)
     indices = [name for name in names if name.endswith(f"{ending}.index.json")]
     indices.sort(key=lambda name: (name != f"{main}{ending}.index.json", name))
     if indices:
