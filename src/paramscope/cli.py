@@ -16,6 +16,7 @@ from paramscope.cli_options import (
     chosen_embedding_options,
     chosen_model,
     chosen_options,
+    container_option,
     embedding_options,
 )
 from paramscope.errors import ParamscopeError
@@ -104,7 +105,7 @@ def show_messages(*, verbose: bool) -> None:
 def paramscope() -> None:
     """Measure every parameter of a transformer checkpoint, without running the model.
 
-    MODEL is a folder, a .safetensors file, a folder that holds several models, or org/name on
+    MODEL is a folder, a file of weights, a folder that holds several models, or org/name on
     the Hugging Face Hub, with an optional @revision. A local path wins.
     Results go to stdout, progress to stderr. Exit codes: 0 done, 1 some matrices failed
     (the table says which), 2 wrong use or unreadable input, 130 interrupted.
@@ -198,6 +199,7 @@ def embedding(model: str, *, as_json: bool, **choices: Any) -> None:
 @click.argument("model")
 @click.option("--model-id", "--model_id", help="Which model, where MODEL holds several.")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
+@container_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
 def inspect(model: str, *, as_json: bool, debug: bool, **which: str | None) -> None:
@@ -230,6 +232,7 @@ def inspect(model: str, *, as_json: bool, debug: bool, **which: str | None) -> N
 @click.option(
     "--all", "everything", is_flag=True, help="Every file, not only what an analysis needs."
 )
+@container_option
 @click.option("--dry-run", is_flag=True, help="List what would be fetched.")
 @click.option(
     "--max-workers",

@@ -33,7 +33,7 @@ def analysis_options(command: Command) -> Command:
         click.option("--workers", type=int, help="Matrices measured side by side. Default: one per core."),
         click.option("--memory", "memory_gib", type=float, help="At most this many GiB in flight. Default: 60 % of what is free."),
         click.option("--low-cpu-mem-usage", "--low_cpu_mem_usage", is_flag=True, help="One matrix at a time: the smallest memory."),
-        click.option("--format", "formats", default="csv,parquet", show_default=True, help="Tables to write: csv, json, jsonl, parquet; several with commas."),
+        click.option("--format", "formats", default="csv,parquet", show_default=True, help="Tables to write: csv, json, jsonl, parquet; several with commas. safetensors, pytorch or gguf among them: the copy of the weights to read, where MODEL has several."),
         click.option("--fresh", is_flag=True, help="Throw away what the folder holds and start over."),
         click.option("--hash/--no-hash", "hash_files", default=True, show_default=True, help="Put the files' SHA-256 into run_meta.json."),
         click.option("--verbose", is_flag=True, help="Say what is done, file by file."),
@@ -48,6 +48,7 @@ def embedding_options(command: Command) -> Command:
         click.option("--out", type=click.Path(path_type=Path), help="Table of clusters (.csv), or a folder. Default: data/outputs/<org>--<name>/embedding."),
         click.option("--model-id", "--model_id", help="Which model, where MODEL is a folder that holds several."),
         click.option("--revision", help="Branch, tag or commit on the Hub."),
+        container_option,
         click.option("--matrix", help="Which matrix, where several are embeddings."),
         click.option("--k", type=int, help="This many clusters; default: the elbow of the curve."),
         click.option("--k-max", default=100, show_default=True, help="The largest number of clusters to try."),
@@ -62,6 +63,15 @@ def embedding_options(command: Command) -> Command:
     )  # fmt: skip
 
 
+# The names of `source.selection.CONTAINERS`, which `--help` need not load.
+container_option = click.option(
+    "--format",
+    "container",
+    type=click.Choice(["safetensors", "pytorch", "gguf"]),
+    help="Which copy of the weights, where MODEL has several. Default: the first of these that is there.",
+)
+
+
 def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
     for option in reversed(options):
         command = option(command)
@@ -70,9 +80,13 @@ def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
 
 def chosen_options(choices: dict[str, Any]) -> Options:
     """The CLI's choices as `Options`."""
-    from paramscope.options import Options
+    from paramscope.options import DEFAULT_FORMATS, Options
+    from paramscope.source.selection import CONTAINERS
 
     memory_gib = choices["memory_gib"]
+    formats = tuple(filter(None, choices["formats"].replace(" ", "").split(",")))
+    containers = [name for name in formats if name in CONTAINERS]
+    tables = tuple(name for name in formats if name not in CONTAINERS)
     return Options(
         out=choices["out"],
         device="cpu" if choices["no_gpu"] else choices["device"],
@@ -83,7 +97,8 @@ def chosen_options(choices: dict[str, Any]) -> Options:
         zero_threshold=choices["zero_threshold"],
         workers=1 if choices["low_cpu_mem_usage"] else choices["workers"],
         memory_bytes=None if memory_gib is None else int(memory_gib * 2**30),
-        formats=tuple(filter(None, choices["formats"].replace(" ", "").split(","))),
+        formats=tables or DEFAULT_FORMATS,
+        container=next(iter(containers), None),
         fresh=choices["fresh"],
         hash_files=choices["hash_files"],
         stream=choices["stream"],
@@ -96,7 +111,7 @@ def chosen_embedding_options(choices: dict[str, Any]) -> EmbeddingOptions:
 
     names = (
         *("out", "matrix", "k", "k_max", "scaling", "seed", "neighbors", "map", "plots"),
-        *("workers", "fresh"),
+        *("workers", "fresh", "container"),
     )
     return EmbeddingOptions(**{name: choices[name] for name in names})
 

@@ -33,6 +33,8 @@ class Options:
         fresh: throw away what the folder holds.
         hash_files: whether `run_meta.json` gets the SHA-256 of the weight files.
         stream: read a model on the Hub where it is, instead of downloading it first.
+        container: which copy of the weights, where there are several: "safetensors", "pytorch"
+            or "gguf"; by default the first of these that is there.
     """
 
     out: Path | None = None
@@ -48,6 +50,7 @@ class Options:
     fresh: bool = False
     hash_files: bool = True
     stream: bool = False
+    container: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work before any work is done."""

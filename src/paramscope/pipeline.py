@@ -56,7 +56,13 @@ def analyze(
         ParamscopeError: any of its kinds; rows that were finished are kept.
     """
     options = replace(options or Options(), **changes)
-    source = find_source(model, model_id=model_id, revision=revision, stored=not options.stream)
+    source = find_source(
+        model,
+        model_id=model_id,
+        revision=revision,
+        stored=not options.stream,
+        container=options.container,
+    )
     return analyze_source(source, options, progress)
 
 
@@ -71,7 +77,13 @@ def analyze_all(
 ) -> Iterator[Run]:
     """As `analyze`, for each checkpoint in a folder that holds several, one run after another."""
     options = replace(options or Options(), **changes)
-    sources = find_sources(model, model_id=model_id, revision=revision, stored=not options.stream)
+    sources = find_sources(
+        model,
+        model_id=model_id,
+        revision=revision,
+        stored=not options.stream,
+        container=options.container,
+    )
     for source in sources:
         out = options.out
         if out is not None and len(sources) > 1:
@@ -88,7 +100,7 @@ def analyze_source(source: Source, options: Options, progress: OnProgress) -> Ru
         choose_gpus(options.device),
     )
     with closing(source):
-        checkpoint = open_checkpoint(source)
+        checkpoint = open_checkpoint(source, options.container)
         matrices = dissect(checkpoint.tensors, checkpoint.config)
         folder = options.out or DEFAULT_OUT / folder_name(source.model_id)
         with Journal(folder, _identity(checkpoint, options), fresh=options.fresh) as journal:

@@ -112,7 +112,9 @@ def run(
 
     options = replace(options or Options(), **changes)
     stored = not options.stream
-    source = find_source(model, model_id=model_id, revision=revision, stored=stored)
+    source = find_source(
+        model, model_id=model_id, revision=revision, stored=stored, container=options.container
+    )
     return _run_source(source, options, plots, progress, tell)
 
 
@@ -134,7 +136,9 @@ def run_all(
 
     options = replace(options or Options(), **changes)
     stored = not options.stream
-    sources = find_sources(model, model_id=model_id, revision=revision, stored=stored)
+    sources = find_sources(
+        model, model_id=model_id, revision=revision, stored=stored, container=options.container
+    )
     for source in sources:
         out = options.out
         if out is not None and len(sources) > 1:
@@ -176,6 +180,7 @@ def _analyse_embedding(
             revision=revision or None,
             workers=options.workers,
             fresh=options.fresh,
+            container=options.container,
             progress=progress,
             stored=not options.stream,
         )

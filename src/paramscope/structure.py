@@ -86,7 +86,11 @@ def _matrix_facts(matrix: Matrix) -> dict[str, Any]:
 
 
 def inspect(
-    model: str | Path, *, model_id: str | None = None, revision: str | None = None
+    model: str | Path,
+    *,
+    model_id: str | None = None,
+    revision: str | None = None,
+    container: str | None = None,
 ) -> Structure:
     """The structure of one checkpoint, from headers only; on the Hub, nothing else is fetched.
 
@@ -95,21 +99,25 @@ def inspect(
         ParamscopeError: there is no checkpoint, or its headers are damaged.
     """
     source = find_source(model, model_id=model_id, revision=revision, stored=False)
-    return inspect_source(source)
+    return inspect_source(source, container)
 
 
 def inspect_all(
-    model: str | Path, *, model_id: str | None = None, revision: str | None = None
+    model: str | Path,
+    *,
+    model_id: str | None = None,
+    revision: str | None = None,
+    container: str | None = None,
 ) -> Iterator[Structure]:
     """As `inspect`, for each checkpoint in a folder that holds several."""
     for source in find_sources(model, model_id=model_id, revision=revision, stored=False):
-        yield inspect_source(source)
+        yield inspect_source(source, container)
 
 
-def inspect_source(source: Source) -> Structure:
+def inspect_source(source: Source, container: str | None = None) -> Structure:
     """The structure of the checkpoint that a source holds."""
     with closing(source):
-        checkpoint = open_checkpoint(source)
+        checkpoint = open_checkpoint(source, container)
         matrices = dissect(checkpoint.tensors, checkpoint.config)
         tasks = plan(matrices, Settings(), rates())
         workers = worker_count()

@@ -32,6 +32,7 @@ class EmbeddingOptions:
         plots: whether to draw pictures.
         workers: threads; by default one per core. No result depends on it.
         fresh: analyse again even if the folder holds the complete result.
+        container: which copy of the weights, where there are several: see `Options`.
     """
 
     out: Path | None = None
@@ -45,6 +46,7 @@ class EmbeddingOptions:
     plots: bool = True
     workers: int | None = None
     fresh: bool = False
+    container: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work before any work is done."""

@@ -63,7 +63,9 @@ def embedding(
         ParamscopeError: any of its other kinds.
     """
     options = replace(options or EmbeddingOptions(), **changes)
-    source = find_source(model, model_id=model_id, revision=revision, stored=stored)
+    source = find_source(
+        model, model_id=model_id, revision=revision, stored=stored, container=options.container
+    )
     return _embedding_of(source, options, progress)
 
 
@@ -79,7 +81,9 @@ def embedding_all(
 ) -> Iterator[Embedding]:
     """As `embedding`, for each checkpoint in a folder that holds several, one after another."""
     options = replace(options or EmbeddingOptions(), **changes)
-    sources = find_sources(model, model_id=model_id, revision=revision, stored=stored)
+    sources = find_sources(
+        model, model_id=model_id, revision=revision, stored=stored, container=options.container
+    )
     for source in sources:
         out = options.out
         if out is not None and len(sources) > 1:
@@ -90,7 +94,7 @@ def embedding_all(
 def _embedding_of(source: Source, options: EmbeddingOptions, progress: OnProgress) -> Embedding:
     started = time.perf_counter()
     with closing(source):
-        checkpoint = open_checkpoint(source)
+        checkpoint = open_checkpoint(source, options.container)
         matrices = dissect(checkpoint.tensors, checkpoint.config)
         found = find_embedding(
             matrices, checkpoint.config, wanted=options.matrix, place=source.location

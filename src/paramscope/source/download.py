@@ -69,6 +69,7 @@ def download(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     everything: bool = False,
+    container: str | None = None,
     dry_run: bool = False,
     max_workers: int = 8,
     progress: OnDownload | None = None,
@@ -83,7 +84,7 @@ def download(
     Args:
         model: `org/name`, with an optional `@revision`.
         out: the folder above; made if need be.
-        include, exclude, everything: see `selection.select`.
+        include, exclude, everything, container: see `selection.select`.
         dry_run: list what would be fetched, write nothing.
         max_workers: connections at once.
         token, endpoint, retries: see `hub.open_hub`.
@@ -97,7 +98,9 @@ def download(
     hub_id = pinned(model, revision)
     place = connect(hub_id, token=token, endpoint=endpoint, retries=retries)
     snapshot = _list_files(place)
-    chosen = _choose(snapshot, include=include, exclude=exclude, everything=everything)
+    chosen = _choose(
+        snapshot, include=include, exclude=exclude, everything=everything, container=container
+    )
     job = _Job(
         place=place,
         snapshot=snapshot,
@@ -256,7 +259,12 @@ def _list_files(place: Endpoint) -> Snapshot:
 
 
 def _choose(
-    snapshot: Snapshot, *, include: Sequence[str], exclude: Sequence[str], everything: bool
+    snapshot: Snapshot,
+    *,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    everything: bool,
+    container: str | None,
 ) -> list[RemoteFile]:
     """The files to have, their names safe.
 
@@ -265,7 +273,9 @@ def _choose(
     """
     where = str(snapshot.hub_id)
     names = list(snapshot.files)
-    chosen = select(names, include=include, exclude=exclude, everything=everything)
+    chosen = select(
+        names, include=include, exclude=exclude, everything=everything, container=container
+    )
     if not chosen:
         raise NoCheckpointError(
             nothing_chosen(names, where=where, patterns=bool(include or exclude))

@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 
 from paramscope.errors import NoCheckpointError, SourceError, nearest_first
 from paramscope.source import safe_member
+from paramscope.source.selection import CONTAINERS
 
 SIDECAR = ".paramscope.json"  # what a download left beside the files: revision and hashes
-WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+WEIGHT_ENDINGS = tuple(ending for row in CONTAINERS.values() for ending in row.endings)
 _SEARCH_DEPTH = 5
 
 
@@ -210,4 +211,4 @@ def _missing(path: Path) -> str:
     names = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
     close = nearest_first(path.name, names)[:3] if names else []
     hint = f" In {parent} there are: {', '.join(close)}." if close else ""
-    return f"{path}: expected a checkpoint (folder or .safetensors file), found nothing.{hint}"
+    return f"{path}: expected a checkpoint (folder or file of weights), found nothing.{hint}"
