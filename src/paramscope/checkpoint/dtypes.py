@@ -40,8 +40,11 @@ class Dtype:
 
     def decode(self, codes: Codes) -> Values:
         """Codes to float64, exactly; shape and memory order are kept."""
-        if not self.countable:
+        if self.decode_codes is None:
             return codes.astype(np.float64)
+        if self.bits > 8:  # a table of 65,536 values does not stay in the cache
+            with np.errstate(invalid="ignore"):  # signalling NaNs
+                return self.decode_codes(codes)
         if codes.ndim == 2 and codes.strides[0] < codes.strides[1]:
             # `take` would read across memory
             return np.asarray(self.values().take(codes.T, mode="clip").T)
@@ -60,7 +63,9 @@ def _values(dtype: Dtype) -> Values:
 
 
 def _bfloat16(codes: Codes) -> Values:
-    return (codes.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    wide = codes.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32).astype(np.float64)
 
 
 def _viewed_as(code: str) -> Callable[[Codes], Values]:

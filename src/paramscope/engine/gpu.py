@@ -48,6 +48,8 @@ class GpuGram:
     def _decoded(self, codes: Codes, dtype: Dtype) -> Any:
         """A block in float64 on the device; 16-bit floats are widened there, exactly."""
         torch = self._torch
+        if codes.strides[0] < codes.strides[1]:  # columns that lie together: turned on the device
+            return self._decoded(codes.T, dtype).T
         codes = np.ascontiguousarray(codes)
         narrow = {"BF16": torch.bfloat16, "F16": torch.float16}.get(dtype.name)
         if narrow is None and dtype.countable:

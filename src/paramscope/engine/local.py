@@ -265,17 +265,19 @@ def measure_task(task: Task, cut: Cut, make_gram: MakeGram = CpuGram) -> list[Re
 
 
 def _loaded(matrix: Matrix, block_elements: int, cut: Cut) -> Loaded:
-    """The matrix by rows; a wide one by columns, as the rows of its transpose."""
+    """The matrix by blocks of rows and of columns; a vector, one row, comes as a column."""
     view = matrix.view
     dtype = matrix.tensor.dtype
-    if view.columns <= view.rows:
-        return Loaded(dtype, view.rows, view.columns, lambda: map(cut, view.blocks(block_elements)))
-    return Loaded(
-        dtype,
-        view.columns,
-        view.rows,
-        lambda: (cut(block).T for block in view.column_blocks(block_elements)),
-    )
+
+    def by_rows() -> Iterator[Codes]:
+        return (np.ascontiguousarray(cut(block)) for block in view.blocks(block_elements))
+
+    def by_columns() -> Iterator[Codes]:
+        return (cut(block).T for block in view.column_blocks(block_elements))
+
+    if view.rows == 1:
+        return Loaded(dtype, view.columns, 1, by_columns, by_rows, turned=True)
+    return Loaded(dtype, view.rows, view.columns, by_rows, by_columns)
 
 
 def _remembering(read: ReadElements) -> ReadElements:

@@ -27,30 +27,45 @@ from paramscope.measure.truncated import leading_spectrum
 
 _log = logging.getLogger(__name__)
 
-_STRIP = 32  # columns: a cache line of 16-bit codes
 _LARGEST_SQUARE = 1e150  # values beyond this overflow when squared and summed
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A matrix, or its transpose, with the longer side as rows.
-
-    No measure tells a matrix from its transpose, so a wide one comes by its columns.
+    """A matrix as its tensor holds it, in blocks of codes; each call reads again.
 
     Attributes:
-        long_side, short_side: rows and columns of what `blocks` gives.
-        blocks: all rows in order, in blocks of shape (b, short_side), as codes; may be called
-            again, and reads again then.
+        by_rows: all rows in order, in blocks of shape (b, columns).
+        by_columns: all columns in order, as the rows of the transpose: shape (b, rows).
+        turned: whether it is a row vector that comes as a column, to be cut into blocks.
     """
 
     dtype: Dtype
-    long_side: int
-    short_side: int
-    blocks: Callable[[], Iterator[Codes]]
+    rows: int
+    columns: int
+    by_rows: Callable[[], Iterator[Codes]]
+    by_columns: Callable[[], Iterator[Codes]]
+    turned: bool = False
+
+    @property
+    def is_wide(self) -> bool:
+        return self.columns > self.rows
+
+    @property
+    def long_side(self) -> int:
+        return max(self.rows, self.columns)
+
+    @property
+    def short_side(self) -> int:
+        return min(self.rows, self.columns)
 
     def decoded(self) -> Iterator[Float64]:
-        """The blocks in float64."""
-        return (self.dtype.decode(codes) for codes in self.blocks())
+        """The matrix, or its transpose, in float64, blocks of shape (b, short_side).
+
+        No singular value tells a matrix from its transpose.
+        """
+        blocks = self.by_columns() if self.is_wide else self.by_rows()
+        return (self.dtype.decode(codes) for codes in blocks)
 
 
 def measure(
@@ -83,17 +98,16 @@ def _measure(matrix: Matrix, loaded: Loaded, settings: Settings, make_gram: Make
         status, reason = "failed", "not enough memory for this matrix"
     except np.linalg.LinAlgError as error:
         status, reason = "failed", f"the solver did not converge ({error})"
-    arrangement = _of_matrix(arranging.result(), matrix) if stats else None
+    turned = loaded.turned != matrix.transposed
+    arrangement = _arrangement(arranging, turned=turned) if stats else None
     time_s = time.perf_counter() - started
     return Result(matrix, stats, spectrum, status, reason, time_s, arrangement)
 
 
-def _of_matrix(arrangement: Arrangement, matrix: Matrix) -> Arrangement:
-    """In the matrix's own rows and columns: it was measured with the longer side as rows."""
-    as_stored = matrix.view.columns <= matrix.view.rows
-    if as_stored != matrix.transposed:
-        return arrangement
-    return Arrangement(arrangement.content_hash, arrangement.zero_columns, arrangement.zero_rows)
+def _arrangement(arranging: Arranging, *, turned: bool) -> Arrangement:
+    """In the matrix's own rows and columns, which may be the columns and rows as stored."""
+    found = arranging.result()
+    return Arrangement(found.content_hash, found.zero_columns, found.zero_rows) if turned else found
 
 
 def wants_spectrum(matrix: Matrix, settings: Settings) -> bool:
@@ -135,11 +149,14 @@ def _numbers(
     spectral = wants_spectrum(matrix, settings)
     truncated = is_truncated(matrix, settings)
     gram = make_gram(k) if spectral and k > 1 and not truncated else None
-    stats = _one_pass(loaded, settings, gram, arranging)
+    stats = _one_pass(loaded, settings, None if loaded.is_wide else gram, arranging)
     if not spectral:
         return stats, None, ""
     if problem := _no_spectrum(stats):
         return stats, None, problem
+    if gram is not None and loaded.is_wide:
+        for block in loaded.by_columns():
+            gram.add(block, loaded.dtype)
     if truncated:
         return stats, _leading(loaded, settings, stats), ""
     if gram is None:  # a vector: its one singular value is its norm
@@ -171,12 +188,11 @@ def _no_spectrum(stats: Stats) -> str:
 
 
 def _one_pass(loaded: Loaded, settings: Settings, gram: Gram | None, arranging: Arranging) -> Stats:
-    """Statistics, and the Gram matrix of the shorter side, from one reading of the matrix."""
+    """Statistics, and the Gram matrix of the columns, from one reading of the rows."""
     dtype = loaded.dtype
     counts = np.zeros(2**dtype.bits if dtype.countable else 0, dtype=np.int64)
     moments = Moments(settings.zero_threshold)
-    for block in loaded.blocks():
-        codes = _row_major(block)
+    for codes in loaded.by_rows():
         arranging.add(codes)
         if dtype.countable:
             counts += count_codes(codes, bits=dtype.bits)
@@ -187,17 +203,6 @@ def _one_pass(loaded: Loaded, settings: Settings, gram: Gram | None, arranging: 
     if dtype.countable:
         return stats_of_counts(counts, dtype.values(), zero_threshold=settings.zero_threshold)
     return moments.stats()
-
-
-def _row_major(block: Codes) -> Codes:
-    """The block, contiguous; a transposed one in strips, five times as fast as numpy's copy."""
-    if block.strides[0] >= block.strides[1]:
-        return np.ascontiguousarray(block)
-    codes = np.empty(block.shape, block.dtype)
-    for start in range(0, block.shape[1], _STRIP):
-        strip = slice(start, start + _STRIP)
-        codes[:, strip] = np.ascontiguousarray(block[:, strip].T).T
-    return codes
 
 
 def _leading(loaded: Loaded, settings: Settings, stats: Stats) -> Spectrum:

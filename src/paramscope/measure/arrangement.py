@@ -34,8 +34,8 @@ class Arrangement:
     """What one matrix holds, and where it holds nothing.
 
     Attributes:
-        content_hash: 16 hexadecimal digits over the stored bytes, the longer side first; equal
-            for equal matrices, whatever blocks they came in.
+        content_hash: 16 hexadecimal digits over the bytes in the order of the rows as stored;
+            equal for equal matrices, whatever blocks they came in.
         zero_rows, zero_columns: how many are zero throughout.
     """
 
