@@ -80,10 +80,11 @@ def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
 
 def chosen_options(choices: dict[str, Any]) -> Options:
     """The CLI's choices as `Options`."""
-    from paramscope.options import DEFAULT_FORMATS, Options
+    from paramscope.options import DEFAULT_FORMATS, LEAST_MEMORY_BYTES, Options
     from paramscope.source.selection import CONTAINERS
 
-    memory_gib = choices["memory_gib"]
+    gib = choices["memory_gib"]
+    memory_bytes = None if gib is None else int(gib * 2**30)
     formats = tuple(filter(None, choices["formats"].replace(" ", "").split(",")))
     containers = [name for name in formats if name in CONTAINERS]
     tables = tuple(name for name in formats if name not in CONTAINERS)
@@ -95,8 +96,8 @@ def chosen_options(choices: dict[str, Any]) -> Options:
         rank_k=choices["rank_k"],
         tolerance=choices["tolerance"],
         zero_threshold=choices["zero_threshold"],
-        workers=1 if choices["low_cpu_mem_usage"] else choices["workers"],
-        memory_bytes=None if memory_gib is None else int(memory_gib * 2**30),
+        workers=choices["workers"],
+        memory_bytes=LEAST_MEMORY_BYTES if choices["low_cpu_mem_usage"] else memory_bytes,
         formats=tables or DEFAULT_FORMATS,
         container=next(iter(containers), None),
         fresh=choices["fresh"],

@@ -12,6 +12,7 @@ from paramscope.table.export import WRITERS
 
 METHODS = ("exact", "truncated")
 DEFAULT_FORMATS = ("csv", "parquet")
+LEAST_MEMORY_BYTES = 1  # nothing fits, so one matrix runs at a time, with all cores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,9 +18,10 @@ from paramscope.checkpoint.open import open_checkpoint
 from paramscope.device import choose_gpus
 from paramscope.engine import Crew
 from paramscope.engine.calibration import rates
+from paramscope.engine.cores import worker_count
 from paramscope.engine.gpu import gpu_rates
-from paramscope.engine.local import memory_budget_bytes, run_tasks, worker_count
-from paramscope.engine.plan import Task, plan
+from paramscope.engine.local import memory_budget_bytes, run_tasks
+from paramscope.engine.plan import Task, largest_short_side, plan
 from paramscope.options import Options
 from paramscope.progress import OnProgress, Progress, silent
 from paramscope.run_meta import file_hashes, run_facts, verdict, write_meta
@@ -147,7 +148,7 @@ def _measure(
     tasks = plan(
         matrices,
         options.settings,
-        rates(),
+        rates(largest_short_side(matrices)),
         remote=checkpoint.source.remote,
         gpu=gpu_rates(crew.gpus[0]) if crew.gpus else None,
     )

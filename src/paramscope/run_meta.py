@@ -15,8 +15,8 @@ import paramscope
 from paramscope.anatomy.architecture import architecture
 from paramscope.checkpoint import Checkpoint
 from paramscope.engine import Crew
+from paramscope.engine.cores import worker_count
 from paramscope.engine.gpu import gpu_name
-from paramscope.engine.local import worker_count
 from paramscope.files import write_whole
 from paramscope.options import Options
 from paramscope.source.model_card import licence

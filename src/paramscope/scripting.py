@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from paramscope.errors import UsageError
-from paramscope.options import Options
+from paramscope.options import LEAST_MEMORY_BYTES, Options
 from paramscope.pipeline import analyze_all
 from paramscope.table.export import WRITERS
 from paramscope.table.schema import Row
@@ -42,7 +42,7 @@ def analyze_to_table(
         device=device,
         rank_k=rank_k,
         formats=(format_, "parquet"),
-        workers=1 if low_cpu_mem_usage else None,
+        memory_bytes=LEAST_MEMORY_BYTES if low_cpu_mem_usage else None,
     )
     rows: list[Row] = []
     failed = False

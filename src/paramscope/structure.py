@@ -13,11 +13,13 @@ from paramscope.anatomy.dissect import dissect
 from paramscope.checkpoint.open import open_checkpoint
 from paramscope.engine import Settings
 from paramscope.engine.calibration import rates
-from paramscope.engine.local import worker_count
-from paramscope.engine.plan import plan
+from paramscope.engine.cores import worker_count
+from paramscope.engine.plan import largest_short_side, peak_bytes, plan, wall_time_s
 from paramscope.run_meta import model_facts
 from paramscope.source import Source
 from paramscope.source.find import find_source, find_sources
+
+_START_S = 0.5  # of the program, and to write the tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +121,15 @@ def inspect_source(source: Source, container: str | None = None) -> Structure:
     with closing(source):
         checkpoint = open_checkpoint(source, container)
         matrices = dissect(checkpoint.tensors, checkpoint.config)
-        tasks = plan(matrices, Settings(), rates())
-        workers = worker_count()
-        side_by_side = sorted((task.memory_bytes for task in tasks), reverse=True)[:workers]
-        longest = max((task.time_s for task in tasks), default=0.0)
+        machine, workers = rates(largest_short_side(matrices)), worker_count()
+        tasks = plan(matrices, Settings(), machine)
+        hashed_bytes = max(map(source.files().__getitem__, checkpoint.weight_files), default=0)
         return Structure(
             model=model_facts(checkpoint),
             matrices=tuple(matrices),
             nbytes=sum(tensor.nbytes for tensor in checkpoint.stored),
             tensors=len(checkpoint.stored),
-            time_s=max(sum(task.time_s for task in tasks) / workers, longest / workers),
-            memory_bytes=sum(side_by_side),
+            time_s=_START_S + wall_time_s(tasks, workers) + hashed_bytes * machine.hash_s,
+            memory_bytes=peak_bytes(tasks, workers),
             notes=checkpoint.notes,
         )

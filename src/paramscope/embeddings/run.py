@@ -21,7 +21,7 @@ from paramscope.checkpoint.open import open_checkpoint
 from paramscope.embeddings.find import Found, find_embedding, fingerprint, label, read_rows
 from paramscope.embeddings.measured import Measured, measure_rows, neighbors
 from paramscope.embeddings.options import EmbeddingOptions
-from paramscope.engine.local import worker_count
+from paramscope.engine.cores import worker_count
 from paramscope.errors import UsageError
 from paramscope.measure.blocks import threads
 from paramscope.pipeline import DEFAULT_OUT, folder_name
@@ -99,7 +99,9 @@ def _embedding_of(source: Source, options: EmbeddingOptions, progress: OnProgres
         found = find_embedding(
             matrices, checkpoint.config, wanted=options.matrix, place=source.location
         )
-        vocabulary = read_vocabulary(source, found.matrix.tensor.file)
+        vocabulary = read_vocabulary(
+            source, found.matrix.tensor.file, checkpoint.own_tokens
+        )
         rows_of = _neighbor_rows(options.neighbors, vocabulary, found.matrix.rows)
         table = _table_path(options.out, source.model_id)
         inputs = _inputs(checkpoint, found, vocabulary, options)

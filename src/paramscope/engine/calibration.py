@@ -3,60 +3,93 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-import os
+import math
 import platform
 import time
 from bisect import bisect_left
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from paramscope.cache import cache_folder
+from paramscope.engine.cores import worker_count
 from paramscope.files import write_whole
 
 _EIGEN_SIZES = (64, 256, 1024)
+_LARGE_SIZE = 2560  # 52 MB: beyond the caches of most machines
 _GRAM_SIZE = 768
+
+Times = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Times on one core.
+    """Times on one core while the other cores do the same, as in a run.
 
     Attributes:
         gram_flops: rate of a float64 Gram product, m·k² operations each, per second.
         eigen_s: (k, seconds for all eigenvalues of a k×k matrix), ascending in k.
-        element_s: seconds per element for reading and statistics.
+        element_s: seconds per element for statistics.
         decode_s: seconds per element for widening to float64.
+        hash_s: seconds per byte of a file's SHA-256.
         overhead_s: seconds per matrix, whatever its size.
+        cores: how many there are.
+        together_s: as `eigen_s`, with all cores on one matrix; empty where it was not measured.
     """
 
     gram_flops: float
-    eigen_s: tuple[tuple[int, float], ...]
+    eigen_s: Times
     element_s: float
     decode_s: float
+    hash_s: float = 0.0
     overhead_s: float = 2e-4
+    cores: int = 1
+    together_s: Times = ()
 
     def eigen_time_s(self, k: int) -> float:
-        """Between measured sizes on a power law, beyond them with k³."""
-        sizes = [size for size, _ in self.eigen_s]
-        at = bisect_left(sizes, k)
-        if at == 0:
-            return self.eigen_s[0][1] * (k / sizes[0]) ** 2
-        low, low_s = self.eigen_s[at - 1]
-        if at == len(sizes):
-            return low_s * (k / low) ** 3
-        high, high_s = self.eigen_s[at]
-        exponent = np.log(high_s / low_s) / np.log(high / low)
-        return float(low_s * (k / low) ** exponent)
+        """All eigenvalues of a k×k matrix, on one core."""
+        return _on_power_law(self.eigen_s, k)
+
+    def together_time_s(self, k: int) -> float | None:
+        """The same with all cores on it; None where it is not known, or k is small."""
+        if not self.together_s or k < self.together_s[0][0]:
+            return None
+        return _on_power_law(self.together_s, k)
 
 
-def rates() -> Rates:
-    """This machine's rates: the remembered ones, or measured now and remembered."""
-    return remembered(_machine(), measure_rates)
+def _on_power_law(times: Times, k: int) -> float:
+    """Between measured sizes on a power law; beyond them on the last one, with k³ at least."""
+    sizes = [size for size, _ in times]
+    at = bisect_left(sizes, k)
+    if at == 0:
+        return times[0][1] * (k / sizes[0]) ** 2
+    low, high = (at - 2, at - 1) if at == len(sizes) else (at - 1, at)
+    if low < 0:
+        return times[high][1] * (k / sizes[high]) ** 3
+    exponent = math.log(times[high][1] / times[low][1]) / math.log(sizes[high] / sizes[low])
+    if at == len(sizes):
+        exponent = max(exponent, 3.0)
+    return times[high][1] * (k / sizes[high]) ** exponent
+
+
+def rates(largest_k: int = 0) -> Rates:
+    """This machine's rates: the remembered ones, or measured now and remembered.
+
+    Args:
+        largest_k: the shorter side of the largest matrix. Large ones outgrow the caches; how much
+            that costs takes seconds to measure, and is measured where it is needed.
+    """
+    known = remembered(_machine(), measure_rates)
+    if largest_k <= 1.25 * _EIGEN_SIZES[-1] or known.cores == 1:
+        return known
+    return remembered(f"{_machine()}|large", lambda: with_large_sizes(known))
 
 
 def remembered(key: str, measured_now: Callable[[], Rates]) -> Rates:
@@ -67,8 +100,11 @@ def remembered(key: str, measured_now: Callable[[], Rates]) -> Rates:
         kept = json.loads(path.read_text("utf-8"))
     with contextlib.suppress(ValueError, TypeError, KeyError):
         stored = kept[key]
-        eigen_s = tuple((int(k), float(t)) for k, t in stored["eigen_s"])
-        return Rates(**{**stored, "eigen_s": eigen_s})
+        times = {
+            name: tuple((int(k), float(t)) for k, t in stored[name])
+            for name in ("eigen_s", "together_s")
+        }
+        return Rates(**{**stored, **times})
     measured = measured_now()
     with contextlib.suppress(OSError):
         write_whole(path, json.dumps({**kept, key: asdict(measured)}).encode())
@@ -76,38 +112,62 @@ def remembered(key: str, measured_now: Callable[[], Rates]) -> Rates:
 
 
 def _machine() -> str:
-    return "|".join(
-        (platform.machine(), platform.processor(), str(os.cpu_count()), np.__version__, "1")
-    )
+    cores = str(worker_count())
+    return "|".join((platform.machine(), platform.processor(), cores, np.__version__, "2"))
 
 
 def measure_rates() -> Rates:
-    """Time the kernels, one thread each; the best of a few runs, since noise only adds."""
-    from threadpoolctl import threadpool_limits
-
+    """Time the kernels on all cores at once, one thread each; the best of a few, as noise adds."""
     from paramscope.checkpoint.dtypes import DTYPES
     from paramscope.measure.stats import count_codes
 
     rng = np.random.default_rng(0)
     square = rng.standard_normal((_GRAM_SIZE, _GRAM_SIZE))
-    codes = rng.integers(0, 2**16, size=2**19, dtype=np.uint16)
+    weights = rng.standard_normal(2**19, dtype=np.float32) * np.float32(0.02)
+    codes = (weights.view(np.uint32) >> 16).astype(np.uint16)  # BF16, as trained weights spread
     dtype = DTYPES["BF16"]
-    dtype.values()
-    with threadpool_limits(1), np.errstate(all="ignore"):
-        gram_s = _best(lambda: square.T @ square, 5)
-        eigen_s = []
-        for k in _EIGEN_SIZES:
-            block = rng.standard_normal((k, k))
-            gram = block.T @ block
-            eigen_s.append((k, _best(lambda gram=gram: np.linalg.eigvalsh(gram), 3)))  # type: ignore[misc]
-        count_s = _best(lambda: count_codes(codes, bits=16), 3)
-        decode_s = _best(lambda: dtype.decode(codes), 3)
-    return Rates(
-        gram_flops=_GRAM_SIZE**3 / gram_s,
-        eigen_s=tuple(eigen_s),
-        element_s=count_s / codes.size,
-        decode_s=decode_s / codes.size,
-    )
+    data = codes.tobytes()
+    with _all_cores() as best:
+        return Rates(
+            gram_flops=_GRAM_SIZE**3 / best(lambda: square.T @ square, 5),
+            eigen_s=tuple((k, best(_solve(k), 3)) for k in _EIGEN_SIZES),
+            element_s=best(lambda: count_codes(codes, bits=16), 3) / codes.size,
+            decode_s=best(lambda: dtype.decode(codes), 3) / codes.size,
+            hash_s=best(lambda: hashlib.sha256(data).digest(), 3) / len(data),
+            cores=worker_count(),
+        )
+
+
+def with_large_sizes(known: Rates) -> Rates:
+    """The same rates with large eigenvalue problems: one per core, and all cores on one."""
+    with _all_cores() as best:
+        eigen_s = (*known.eigen_s, (_LARGE_SIZE, best(_solve(_LARGE_SIZE), 1)))
+    with threadpool_limits(known.cores, user_api="blas"):
+        together_s = tuple((k, _best(_solve(k), 2)) for k in (_EIGEN_SIZES[-1], _LARGE_SIZE))
+    return replace(known, eigen_s=eigen_s, together_s=together_s)
+
+
+def _solve(k: int) -> Callable[[], object]:
+    block = np.random.default_rng(k).standard_normal((k, k))
+    gram = block.T @ block
+    return lambda: np.linalg.eigvalsh(gram)
+
+
+@contextlib.contextmanager
+def _all_cores() -> Iterator[Callable[[Callable[[], object], int], float]]:
+    """Gives a `best(work, times)` that runs the work on every core at once."""
+    cores = worker_count()
+    with (
+        threadpool_limits(1, user_api="blas"),
+        np.errstate(all="ignore"),
+        ThreadPoolExecutor(cores) as pool,
+    ):
+
+        def best(work: Callable[[], object], times: int) -> float:
+            work_on_all = lambda: list(pool.map(lambda _: work(), range(cores)))  # noqa: E731
+            return _best(work_on_all, times)
+
+        yield best
 
 
 def _best(work: Callable[[], object], times: int) -> float:

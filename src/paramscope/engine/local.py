@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -32,13 +31,6 @@ Cut = Callable[[View], Codes]
 
 _SHARE_OF_FREE_MEMORY = 0.6
 _GPU_THREADS = 2
-
-
-def worker_count() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def memory_budget_bytes() -> int:
@@ -129,10 +121,11 @@ def run_tasks(
 ) -> Generator[list[Finished], None, None]:
     """Run tasks on threads; yield what has finished since the last time, at least every 0.2 s.
 
-    Tasks that are large beside the rest run first, one at a time, with all cores on each:
-    nothing could run beside them, or they would still run when all else is done. The threads are
-    daemons, so that leaving the iterator (Ctrl-C) does not wait for a matrix in flight. Of a remote
-    checkpoint the next bytes are read while the current ones are computed.
+    Some tasks run first, one at a time, with all cores on each: those that are planned so, and
+    those so large beside the rest that nothing could run beside them, or that they would still
+    run when all else is done. The threads are daemons, so that leaving the iterator (Ctrl-C) does
+    not wait for a matrix in flight. Of a remote checkpoint the next bytes are read while the
+    current ones are computed.
 
     Raises:
         ParamscopeError: the checkpoint could not be read further; what is finished was yielded.
@@ -145,15 +138,17 @@ def run_tasks(
 
 def _split_by_size(tasks: Sequence[Task], crew: Crew) -> tuple[list[Task], list[Task]]:
     """Those that had better run alone, and the others."""
-    alone: list[Task] = []
-    rest_s = sum(task.time_s for task in tasks)
-    for task in tasks:
+    alone = [task for task in tasks if task.alone]
+    beside = [task for task in tasks if not task.alone]
+    rest_s = sum(task.time_s for task in beside)
+    while beside:
+        task = beside[0]
         if task.memory_bytes > crew.budget_bytes / 2 or task.time_s > rest_s / crew.workers:
-            alone.append(task)
+            alone.append(beside.pop(0))
             rest_s -= task.time_s
         else:
             break
-    return alone, list(tasks[len(alone) :])
+    return alone, beside
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,10 @@ class Task:
         streamed: whether the range is read by blocks instead of at once.
         block_elements: at most this many elements make a block.
         memory_bytes: at most what is held at one time while the task runs.
-        time_s: estimated time on one core.
+        time_s: estimated time on one core; of a task alone, its wall time times the cores.
         gpu_time_s: the same on a GPU, where that is shorter; None where it is not.
+        alone: whether it is done sooner with all cores on it than beside others: where matrices
+            outgrow the caches, several at a time wait for memory.
     """
 
     matrices: tuple[Matrix, ...]
@@ -44,6 +46,7 @@ class Task:
     memory_bytes: int
     time_s: float
     gpu_time_s: float | None = None
+    alone: bool = False
 
     def moved_to(self, group: Sequence[Matrix]) -> Task:
         """The same work on matrices of the same shapes elsewhere."""
@@ -57,6 +60,7 @@ class Task:
             self.memory_bytes,
             self.time_s,
             self.gpu_time_s,
+            self.alone,
         )
 
 
@@ -86,6 +90,25 @@ def plan(
     return sorted(tasks, key=lambda task: task.time_s, reverse=True)
 
 
+def largest_short_side(matrices: Iterable[Matrix]) -> int:
+    """The largest k = min(rows, columns) among matrices that have a spectrum."""
+    return max((min(m.rows, m.columns) for m in matrices if not m.is_buffer), default=0)
+
+
+def wall_time_s(tasks: Sequence[Task], workers: int) -> float:
+    """Estimated time of all tasks on so many cores."""
+    beside = [task.time_s for task in tasks if not task.alone]
+    alone_s = sum(task.time_s for task in tasks if task.alone) / workers
+    return alone_s + max(sum(beside), max(beside, default=0.0)) / workers
+
+
+def peak_bytes(tasks: Sequence[Task], workers: int) -> int:
+    """At most what the tasks hold at one time, besides the program."""
+    largest = sorted((task.memory_bytes for task in tasks if not task.alone), reverse=True)
+    alone = max((task.memory_bytes for task in tasks if task.alone), default=0)
+    return max(alone, sum(largest[:workers]))
+
+
 def _pattern_of(group: Sequence[Matrix]) -> tuple[Any, ...]:
     """What the cost of a group depends on: all but where it lies."""
     first = group[0]
@@ -113,6 +136,21 @@ def matrix_time_s(matrix: Matrix, settings: Settings, rates: Rates) -> float:
         return time_s + flops / rates.gram_flops + matrix.numel * rates.decode_s * _KRYLOV_PASSES
     gram_s = matrix.numel * (k / rates.gram_flops + rates.decode_s)
     return time_s + gram_s + rates.eigen_time_s(k)
+
+
+def together_time_s(matrix: Matrix, settings: Settings, rates: Rates) -> float | None:
+    """Estimated time of one matrix with all cores on its products and its eigenvalues.
+
+    None where that is not known; statistics take one core all the same.
+    """
+    k = min(matrix.rows, matrix.columns)
+    eigen_s = rates.together_time_s(k)
+    spectral = wants_spectrum(matrix, settings) and not is_truncated(matrix, settings)
+    if eigen_s is None or not spectral:
+        return None
+    gram_s = matrix.numel * k / (rates.gram_flops * rates.cores)
+    element_s = matrix.numel * (rates.element_s + rates.decode_s)
+    return rates.overhead_s + element_s + gram_s + eigen_s
 
 
 def _working_bytes(matrix: Matrix, settings: Settings, block_elements: int) -> int:
@@ -170,6 +208,10 @@ def _task(
 
     if memory_bytes(settings) > largest_bytes:
         settings = replace(settings, method="truncated")
+    time_s = sum(matrix_time_s(matrix, settings, rates) for matrix in group)
+    together = [together_time_s(matrix, settings, rates) for matrix in group]
+    alone_s = rates.cores * sum(time_s for time_s in together if time_s is not None)
+    alone = None not in together and alone_s < time_s
     return Task(
         matrices=tuple(group),
         settings=settings,
@@ -177,5 +219,6 @@ def _task(
         streamed=streamed,
         block_elements=block_elements,
         memory_bytes=memory_bytes(settings),
-        time_s=sum(matrix_time_s(matrix, settings, rates) for matrix in group),
+        time_s=alone_s if alone else time_s,
+        alone=alone,
     )
