@@ -14,8 +14,14 @@ LAYERED = {
 }
 
 
+EXPERTS = (58, 256, 128, 64)  # layers, experts, hidden, inner: as many as DeepSeek-V3 has, small
+SHAPES = (*LAYERED, "experts")
+
+
 def tensors_of(model: str, *, layers: int | None = None, vocabulary: bool = True) -> dict:
     """Name → shape."""
+    if model == "experts":
+        return _experts(layers)
     all_layers, hidden, q, kv, inner, vocab = LAYERED[model]
     shapes = {"model.embed_tokens.weight": (vocab, hidden)} if vocabulary else {}
     for layer in range(all_layers if layers is None else layers):
@@ -32,6 +38,18 @@ def tensors_of(model: str, *, layers: int | None = None, vocabulary: bool = True
             at + "post_attention_layernorm.weight": (hidden,),
         }
     return shapes | {"model.norm.weight": (hidden,)}
+
+
+def _experts(layers: int | None) -> dict:
+    all_layers, experts, hidden, inner = EXPERTS
+    shapes = {}
+    for layer in range(all_layers if layers is None else layers):
+        for expert in range(experts):
+            at = f"model.layers.{layer}.mlp.experts.{expert}."
+            shapes[at + "gate_proj.weight"] = (inner, hidden)
+            shapes[at + "up_proj.weight"] = (inner, hidden)
+            shapes[at + "down_proj.weight"] = (hidden, inner)
+    return shapes
 
 
 def write_checkpoint(path: Path, shapes: dict) -> int:

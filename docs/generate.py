@@ -1,16 +1,18 @@
 """Write the generated pages and README blocks: what the schema, the CLI and a real run say.
 
-python docs/generate.py            writes docs/columns.md, docs/roles.md, docs/commands.md
+python docs/generate.py            writes the pages columns, roles, commands and benchmarks
 python docs/generate.py --readme   also runs the demo and puts its output into the READMEs
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -113,7 +115,70 @@ def with_block(text: str, name: str, block: str) -> str:
     return changed
 
 
-PAGES = {"columns.md": columns_page, "roles.md": roles_page, "commands.md": commands_page}
+# Results of benchmarks/, in the order of the page.
+RESULTS = (
+    "model-all-MiniLM-L6-v2",
+    "model-qwen3-0.6b",
+    "model-qwen3-4b",
+    "model-experts",
+    "matrices-cpu",
+    "matrices-cuda",
+    "statistics",
+    "scaling-size",
+    "scaling-count",
+)
+
+
+def benchmarks_page() -> str:
+    found = [DOCS.parent / "benchmarks" / "results" / f"{name}.json" for name in RESULTS]
+    results = [json.loads(file.read_text("utf-8")) for file in found if file.is_file()]
+    lines = [
+        "# Benchmarks",
+        "",
+        "Every figure here was printed by the command above its table, and kept in",
+        "`benchmarks/results/`. Machines are noisy: compare figures within one table, which were",
+        "measured in one run. The scripts say in their first lines what they time and how.",
+        "",
+    ]
+    for result in results:
+        lines += _result(result)
+    if (DOCS / "images" / "scaling.png").is_file():
+        lines += [
+            "## How the time grows",
+            "",
+            "![Time against n³ and against the number of matrices](images/scaling.png)",
+            "",
+        ]
+    return NOTICE + "\n".join(lines)
+
+
+def _result(result: dict[str, Any]) -> Iterator[str]:
+    machine, versions = result["machine"], result["versions"]
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ""
+    yield f"## {result['title']}"
+    yield ""
+    yield f"`{result['command']}`"
+    yield ""
+    yield f"| {' | '.join(result['columns'])} |"
+    yield "|" + "---|" * len(result["columns"])
+    for row in result["rows"]:
+        yield f"| {' | '.join(str(cell) for cell in row)} |"
+    yield ""
+    yield (
+        f"{result['date']}; {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['memory_gib']} GiB{gpu}, {machine['system']}; "
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+        + "."
+    )
+    yield ""
+
+
+PAGES = {
+    "columns.md": columns_page,
+    "roles.md": roles_page,
+    "commands.md": commands_page,
+    "benchmarks.md": benchmarks_page,
+}
 
 
 def main() -> None:

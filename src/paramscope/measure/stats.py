@@ -1,4 +1,7 @@
-"""Statistics of all elements: exact from the count of each code, or blockwise in float64."""
+"""Statistics of all elements: from the count of each code, or blockwise in float64.
+
+Sums are numpy's pairwise ones: of n terms within about log₂(n)·2⁻⁵³ of Σ|terms|.
+"""
 
 from __future__ import annotations
 
@@ -70,14 +73,14 @@ def count_codes(codes: npt.NDArray[Any], *, bits: int) -> npt.NDArray[np.int64]:
 def stats_of_counts(
     counts: npt.NDArray[np.int64], values: npt.NDArray[np.float64], *, zero_threshold: float
 ) -> Stats:
-    """Statistics from how often each value occurs; the sums are rounded once (`math.fsum`).
+    """Statistics from how often each value occurs.
 
     Args:
         counts: shape (c,), int64.
         values: the value of each code, shape (c,), float64; may hold NaN and Inf.
         zero_threshold: elements with |x| up to this are counted as zero.
     """
-    used = np.flatnonzero(counts)
+    used = np.flatnonzero(counts > 0)  # of booleans, ten times as fast as of counts
     n_each, x = counts[used].astype(np.float64), values[used]
     finite = np.isfinite(x)
     nan_count = int(counts[used][np.isnan(x)].sum())
@@ -89,9 +92,11 @@ def stats_of_counts(
     n = float(n_each.sum())
     if n == 0:
         return _no_finite_elements(numel, nan_count, inf_count, entropy)
-    mean = math.fsum(n_each * x) / n
+    mean = float((n_each * x).sum()) / n
     d = x - mean
-    m2, m3, m4 = (math.fsum(n_each * d**power) / n for power in (2, 3, 4))
+    square = d * d
+    weighted = n_each * square
+    m2, m3, m4 = (float(sum_) / n for sum_ in (weighted.sum(), weighted @ d, weighted @ square))
     small = n_each[np.abs(x) <= zero_threshold]
     return Stats(
         numel=numel,
@@ -105,7 +110,7 @@ def stats_of_counts(
         sparsity=float(small.sum()) / numel,
         nan_count=nan_count,
         inf_count=inf_count,
-        sum_of_squares=math.fsum(n_each * x * x),
+        sum_of_squares=float((n_each * x * x).sum()),
         entropy_bits=entropy,
     )
 

@@ -1,0 +1,115 @@
+"""What the benchmarks share: processes timed whole, and results kept with machine and versions."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("paramscope", "numpy", "torch", "weightwatcher")
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that has ended: wall time, largest resident memory, what it printed."""
+
+    wall_s: float
+    peak_mib: float
+    out: str
+
+
+def timed(command: Sequence[str]) -> Finished:
+    """Run a command to its end; its failure ends the benchmark."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out, error = process.stdout.read(), process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall_s = time.perf_counter() - started
+    if status:
+        raise SystemExit(f"{' '.join(command)[:200]}: failed\n{error[-2000:]}")
+    return Finished(wall_s, usage.ru_maxrss / 1024, out)
+
+
+def record(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table and keep it as `results/<name>.json`, from which the docs' page is made.
+
+    Args:
+        name: of the file; a second run on the same kind of machine replaces the first.
+        title: what was measured, in one sentence.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    result = {
+        "title": title,
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "versions": versions(),
+        "columns": list(columns),
+        "rows": [list(row) for row in rows],
+    }
+    text = json.dumps(result, indent=1, ensure_ascii=False)
+    (RESULTS / f"{name}.json").write_text(text + "\n", "utf-8")
+    shown = [[str(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(len(row[at]) for row in shown) for at in range(len(columns))]
+    print(title)
+    for row in shown:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory and GPU, without names or paths of the place."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": _processor(),
+        "cores": CORES,
+        "memory_gib": round(memory / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "gpu": _gpu(),
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _gpu() -> str:
+    if "torch" not in sys.modules:
+        return ""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that were compared."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def seconds(value: float) -> str:
+    """Three digits."""
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def times(value: float) -> str:
+    """A ratio."""
+    return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"

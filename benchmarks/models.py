@@ -1,0 +1,172 @@
+"""Whole models: ours against the usual ways to get singular values, on one machine in one run.
+
+    python benchmarks/models.py qwen3-0.6b [--layers 28] [--against "svdvals float32,…"]
+    python benchmarks/models.py qwen3-4b --vocabulary --against ""
+    python benchmarks/models.py experts
+    python benchmarks/models.py all-MiniLM-L6-v2 --weightwatcher-python OTHER/bin/python
+
+Every contender runs in a process of its own and covers the same matrices. Ours is timed whole:
+start, imports, tables and all; the loops of the others only over the matrices, bytes already read;
+WeightWatcher whole. "the kernels alone" is the time of our two kernels, one thread per core, all
+cores busy: the Gram products at the measured rate of a float64 matrix product, `eigvalsh` timed by
+itself, both divided by the cores. The run also says what `inspect` had estimated before, and how
+far off the time to go was after a tenth of the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from measured import CORES, record, seconds, timed, times
+from shapes import SHAPES, tensors_of, write_checkpoint
+
+LOOP = """
+import sys, time
+import numpy as np
+import torch
+from safetensors import safe_open
+total = 0.0
+with safe_open(sys.argv[1], framework="pt") as file:
+    for name in file.keys():
+        if len(file.get_slice(name).get_shape()) == 2:
+            W = file.get_tensor(name).to(torch.{dtype})
+            started = time.perf_counter()
+            {solve}
+            total += time.perf_counter() - started
+print(total)
+"""
+IDEAL = """
+import sys, time, json
+import numpy as np
+from threadpoolctl import threadpool_limits
+from concurrent.futures import ThreadPoolExecutor
+cores = int(sys.argv[1])
+shapes = json.load(open(sys.argv[2]))
+rng = np.random.default_rng(0)
+def best(work, times):
+    # all cores at once, as the real run uses them
+    def all_cores():
+        with ThreadPoolExecutor(cores) as pool:
+            list(pool.map(lambda _: work(), range(cores)))
+    all_cores()
+    result = []
+    for _ in range(times):
+        started = time.perf_counter(); all_cores(); result.append(time.perf_counter() - started)
+    return min(result)
+with threadpool_limits(1):
+    A = rng.standard_normal((1024, 1024)); B = rng.standard_normal((1024, 1024))
+    rate = 2 * 1024**3 / best(lambda: A @ B, 7)
+    eigen = {}
+    total = 0.0
+    for m, n in shapes:
+        k, long = min(m, n), max(m, n)
+        if k not in eigen:
+            W = rng.standard_normal((k, k)); G = W.T @ W
+            eigen[k] = best(lambda: np.linalg.eigvalsh(G), 1 if k > 2000 else 7)
+        total += (long * k * k) / rate + eigen[k]
+print(total / cores)
+"""
+FOLLOWED = """
+import json, sys, time
+import paramscope
+seen = []
+started = time.perf_counter()
+def follow(now):
+    if not seen and now.eta_s is not None and now.work_done >= 0.1 * now.work_total:
+        seen.append((now.elapsed_s, now.eta_s))
+run = paramscope.analyze(sys.argv[1], out=sys.argv[2], progress=follow)
+elapsed, eta = seen[0]
+took = run.meta["timing"]["wall_s"]
+print(json.dumps({"said_s": elapsed + eta, "took_s": time.perf_counter() - started}))
+"""
+WEIGHTWATCHER = """
+import sys, warnings
+warnings.filterwarnings("ignore")
+import weightwatcher
+from transformers import AutoModel
+watcher = weightwatcher.WeightWatcher(model=AutoModel.from_pretrained(sys.argv[1]))
+print(len(watcher.analyze()))
+"""
+LOOPS = {
+    "svdvals float32": ("float32", "torch.linalg.svdvals(W)"),
+    "svdvals float64": ("float64", "torch.linalg.svdvals(W)"),
+    "svd float32": ("float32", "torch.linalg.svd(W, full_matrices=False)"),
+    "numpy svd float32": ("float32", "np.linalg.svd(W.numpy())"),
+    "numpy svd float64": ("float64", "np.linalg.svd(W.numpy())"),
+}
+"""Full SVDs by numpy are what scripts in the field do."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("model", choices=[*SHAPES, "all-MiniLM-L6-v2"])
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--vocabulary", action="store_true", help="with the embedding")
+    parser.add_argument("--against", default="svdvals float32,numpy svd float32")
+    parser.add_argument("--weightwatcher-python", help="an interpreter that has WeightWatcher")
+    choice = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        compare(choice, Path(name))
+
+
+def compare(choice: argparse.Namespace, folder: Path) -> None:
+    if choice.model == "all-MiniLM-L6-v2":
+        from paramscope.demo_model import demo_model
+
+        source = demo_model()
+        file, matrices = source / "model.safetensors", None
+    else:
+        shapes = tensors_of(choice.model, layers=choice.layers, vocabulary=choice.vocabulary)
+        matrices = [shape for shape in shapes.values() if len(shape) == 2]
+        source = file = folder / "model.safetensors"
+        write_checkpoint(file, shapes)
+    python = [sys.executable, "-m", "paramscope"]
+    estimate = json.loads(timed([*python, "inspect", str(file), "--json"]).out)["estimate"]
+    ours = timed([*python, "analyze", str(file), "--json", "--out", str(folder / "run")])
+    meta = json.loads(ours.out)
+    assert meta["coverage"]["complete"]
+    rows = [["paramscope, whole process", ours.wall_s, 1.0, ours.peak_mib]]
+    counted = meta["rows"]["total"]
+    print(f"{counted:,} rows in {ours.wall_s:.2f} s, {ours.peak_mib:,.0f} MiB", file=sys.stderr)
+    print(f"inspect had estimated {estimate['time_s']:.1f} s", file=sys.stderr)
+    rows.append(["estimated by inspect", estimate["time_s"], estimate["time_s"] / ours.wall_s, ""])
+    if matrices is not None:
+        (folder / "shapes.json").write_text(json.dumps(matrices))
+        script = [sys.executable, "-c", IDEAL, str(CORES), str(folder / "shapes.json")]
+        ideal_s = float(timed(script).out)
+        rows.append(["the kernels alone", ideal_s, ideal_s / ours.wall_s, ""])
+        each_s = (ours.wall_s - ideal_s) * CORES / counted
+        rows.append(["ours beyond the kernels, per row and core", each_s, each_s / ours.wall_s, ""])
+        followed = [sys.executable, "-c", FOLLOWED, str(file), str(folder / "followed")]
+        said = json.loads(timed(followed).out)
+        share = said["said_s"] / said["took_s"]
+        rows.append(["estimated after a tenth of the work", said["said_s"], share, ""])
+    for label in filter(None, choice.against.split(",")):
+        dtype, solve = LOOPS[label]
+        other = timed([sys.executable, "-c", LOOP.format(dtype=dtype, solve=solve), str(file)])
+        loop_s = float(other.out.split()[-1])
+        rows.append([f"torch {label}".replace("torch numpy", "numpy"), loop_s, 0.0, other.peak_mib])
+    if choice.weightwatcher_python:
+        other = timed([choice.weightwatcher_python, "-c", WEIGHTWATCHER, str(source)])
+        rows.append(["WeightWatcher analyze, whole process", other.wall_s, 0.0, other.peak_mib])
+    shown = [
+        [what, seconds(s), times(ratio or s / ours.wall_s), f"{mib:,.0f}" if mib else ""]
+        for what, s, ratio, mib in rows
+    ]
+    layers = f", {choice.layers} layers" if choice.layers else ""
+    where = ", with its embedding" if choice.vocabulary else ""
+    size = file.stat().st_size / 2**30
+    record(
+        f"model-{choice.model}{f'-{choice.layers}' if choice.layers else ''}",
+        f"{choice.model}{layers}{where}: {counted:,} rows, {size:.2f} GiB, on {CORES} cores",
+        ["", "seconds", "to ours", "peak MiB"],
+        shown,
+    )
+
+
+if __name__ == "__main__":
+    main()
