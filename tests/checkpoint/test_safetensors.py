@@ -193,9 +193,9 @@ def test_a_series_without_index_must_be_complete(write_checkpoint):
 def test_other_formats_and_empty_folders_are_named(tmp_path):
     with pytest.raises(NoCheckpointError, match="it is empty"):
         opened(tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    (tmp_path / "model.gguf").write_bytes(b"x")
-    with pytest.raises(NoCheckpointError, match=r"GGUF, PyTorch pickle.*Supported: safetensors"):
+    (tmp_path / "tf_model.h5").write_bytes(b"x")
+    (tmp_path / "flax_model.msgpack").write_bytes(b"x")
+    with pytest.raises(NoCheckpointError, match=r"not read: Flax, Keras.*Supported: safetensors"):
         opened(tmp_path)
 
 

@@ -18,6 +18,7 @@ from paramscope.anatomy.families import (
     ROWS,
     Row,
 )
+from paramscope.anatomy.gguf_families import GGUF_CONTEXTS, GGUF_NOT_TRAINED, GGUF_ROWS
 from paramscope.anatomy.names import Name
 from paramscope.anatomy.roles import ROLES
 from paramscope.checkpoint.dtypes import Dtype
@@ -27,6 +28,9 @@ _MAY_BE_PACKED = re.compile(
 )
 _MIXER = re.compile(r"(?:cross_)?attn\.|mlp\.|moe\.|ssm")
 _OTHER = Row("", "other")
+_NOT_TRAINED = (*GGUF_NOT_TRAINED, *NOT_TRAINED)
+_ROWS = (*GGUF_ROWS, *ROWS)
+_CONTEXTS = (*GGUF_CONTEXTS, *CONTEXTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ def classify(subject: Subject) -> Meaning:
     """The meaning of a tensor, by the first row that fits."""
     name, is_integer = subject.name, subject.dtype.kind == "integer"
     full = f"{name.path}.{name.leaf}" if name.leaf else name.path
-    for row in NOT_TRAINED:
+    for row in _NOT_TRAINED:
         if _fits(row, full, subject.shape, subject):
             return Meaning(row, row.role)
     if re.fullmatch(MAGNITUDES, name.leaf):
@@ -144,7 +148,7 @@ def _find(subject: Subject) -> tuple[str, Row, bool]:
     elif path.endswith(CODES_ENDING) and not leaf:
         candidates.append((path.removesuffix(CODES_ENDING), False))
     for candidate, is_bias in candidates:
-        for row in ROWS:
+        for row in _ROWS:
             if _fits(row, candidate, subject.weight, subject):
                 return candidate, row, is_bias
     return path, _OTHER, candidates[-1][1]
@@ -188,7 +192,7 @@ def _anywhere(pattern: str) -> re.Pattern[str]:
 
 def _renames(path: str, subject: Subject) -> tuple[tuple[str, str], ...]:
     dims = None if subject.weight is None else len(subject.weight)
-    for context in CONTEXTS:
+    for context in _CONTEXTS:
         if _anywhere(context.pattern).search(path) and (not context.dims or dims in context.dims):
             return context.renames
     return ()

@@ -60,15 +60,16 @@ WRAPPED = r"\w+_proj|post|ffw_layer_\d|queries\w*|keys_values|linear_(?:up|down)
 
 # What may stand after the module: the parameter's own name.
 LEAVES = (
-    r"weight|bias|weight_[gv]|weight\.original[01]|lora_(?:embedding_)?[AB](?:\.\w+)?(?:\.weight)?"
+    r"weight|bias|weight_[gv]|weight\.original[01]|lora_(?:embedding_)?[ABE](?:\.\w+)?(?:\.weight)?"
+    r"|lora(?:\.[^.]+)?\.weight"
     r"|lora_magnitude_vector(?:\.\w+)?(?:\.weight)?"
     r"|qweight|qzeros|scales|g_idx|weight_(?:packed|shape|zero_point|scale|scale_inv|scale_2)"
-    r"|input_scale|output_scale|running_mean|running_var|num_batches_tracked"
+    r"|weight\.lora_[ab]|input_scale|output_scale|running_mean|running_var|num_batches_tracked"
 )
 
 # Lists whose index is the layer, and lists of that kind whose index is not.
 LAYER_LISTS = (
-    r"layers?|h|blk|(?:\w+_)?blocks?|\w+_layers|resblocks|albert_layer_groups|stages|conformer"
+    r"layers?|h|(?:\w+_)?blk|convnext|posnet|deepstack|(?:\w+_)?blocks?|\w+_layers|resblocks|albert_layer_groups|stages|conformer"
     r"|encoders|self_attends|mixers|network|mtp|nextn_predict_layers"
 )
 NOT_LAYER_LISTS = (
@@ -162,6 +163,8 @@ NOT_TRAINED: tuple[Row, ...] = (
     Row(r"qzeros|scales|g_idx|weight_scale(?:_inv|_2)?|weight_shape|weight_zero_point", "packing"),
     Row(r"\w+_proj_scales|\w+_scale_inv|(?:input|output|[qkv])_scale|SCB", "packing"),
     Row(r"absmax|quant_map|nested_\w+|quant_state\.\w+", "packing"),
+    Row(r"(?:\w+_)?(?:global|activation|input)_scale|qscale_\w+", "packing"),
+    Row(r"weight_g_idx|input_zero_point", "packing"),
     Row(r"scale", "packing", beside="weight"),
 )
 
@@ -169,7 +172,7 @@ NOT_TRAINED: tuple[Row, ...] = (
 CODES = r"qweight|weight_packed"
 CODES_ENDING = "_blocks"
 # Leaves that are a part of the weight: a factor of it, or the length of its rows.
-ADAPTER = r"lora_[AB].*|lora_embedding_[AB].*"
+ADAPTER = r"lora_[ABE].*|lora_embedding_[AB].*|weight\.lora_[ab]"
 MAGNITUDES = r"weight_g|weight\.original0|lora_magnitude_vector.*"
 
 # --- what things are ----------------------------------------------------------------------------
@@ -382,34 +385,6 @@ ROWS: tuple[Row, ...] = (
         "residual",
     ),
     Row(r"per_layer_(?:input_gate|projection|model_projection)", "per_layer"),
-    # GGUF's names.
-    Row(r"ffn_gate_inp", "moe.router"),
-    Row(r"ffn_gate_inp_shexp", "moe.shared.router"),
-    Row(r"exp_probs_b", "moe.router"),
-    Row(r"ffn_gate_exps", "moe.expert.gate"),
-    Row(r"ffn_up_exps", "moe.expert.up"),
-    Row(r"ffn_down_exps", "moe.expert.down"),
-    Row(r"ffn_gate_shexp", "moe.shared.gate"),
-    Row(r"ffn_up_shexp", "moe.shared.up"),
-    Row(r"ffn_down_shexp", "moe.shared.down"),
-    Row(r"ffn_gate", "mlp.gate"),
-    Row(r"ffn_up", "mlp.up"),
-    Row(r"ffn_down", "mlp.down"),
-    Row(r"attn_qkv", "attn.qkv", "qkv_blocks"),
-    Row(r"attn_q_a", "attn.q_a"),
-    Row(r"attn_q_b", "attn.q_b"),
-    Row(r"attn_kv_a_mqa", "attn.kv_a", "latent_rope"),
-    Row(r"attn_kv_b", "attn.kv_b", "kv_per_head"),
-    Row(r"attn_k_b", "attn.k_b"),
-    Row(r"attn_v_b", "attn.v_b"),
-    Row(r"attn_q", "attn.q"),
-    Row(r"attn_k", "attn.k"),
-    Row(r"attn_v", "attn.v"),
-    Row(r"attn_output", "attn.o"),
-    Row(r"ssm_\w+", "ssm", dims=(0, 1, 2)),
-    Row(r"token_embd", "embed.token"),
-    Row(r"position_embd", "embed.position"),
-    Row(r"token_types", "embed.type"),
     # Heads, poolers.
     Row(
         r"lm_head(?:\.(?:decoder|out_proj|linear))?|lm_heads\.(?:\d+|#)|embed_out|unembed", "output"

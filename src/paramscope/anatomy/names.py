@@ -18,6 +18,7 @@ from paramscope.anatomy.families import (
     PER_KIND_LISTS,
     WRAPPED,
 )
+from paramscope.anatomy.gguf_families import GGUF_LISTS, TOWERS
 
 # A number is a segment of its own, or ends `expert_3`. One that comes right before the leaf
 # counts the children of a Sequential (`mlp.0.weight`, `mlp.2.weight`) and stays in the pattern.
@@ -27,7 +28,8 @@ _NOT_LAYER_LIST = re.compile(NOT_LAYER_LISTS)
 _PER_KIND_LIST = re.compile(PER_KIND_LISTS)
 _SUBLIST = re.compile(LAYER_SUBLISTS)
 _EXPERT_LIST = re.compile(EXPERT_LISTS)
-_PLAIN_LIST = re.compile(r"layers?|h|blocks?|resblocks|stages")
+_PLAIN_LIST = re.compile(r"layers?|h|blk|blocks?|resblocks|stages")
+_GGUF_LIST = re.compile(GGUF_LISTS)
 _NOISE = re.compile(NOISE)
 _LEAF = re.compile(LEAVES)
 _WRAPPED = re.compile(WRAPPED)
@@ -71,6 +73,8 @@ def take_apart(pattern: str) -> Name:
             leaf = ".".join(segments[-length:])
             del segments[-length:]
             break
+    if len(segments) > 1 and (_GGUF_LIST.fullmatch(segments[1]) or not _is_layer_list(segments[1])):
+        segments[0] = TOWERS.get(segments[0], segments[0])
     if len(segments) > 1 and segments[-1] == "linear" and _WRAPPED.fullmatch(segments[-2]):
         segments.pop()
     at, numbers = _layer_list(segments)

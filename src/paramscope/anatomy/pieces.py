@@ -54,7 +54,7 @@ def _stack(meaning: Meaning, subject: Subject, whole: View) -> list[View] | None
         return [whole.pick(0, expert) for expert in range(experts)]
     in_experts = meaning.rename(meaning.row.role).startswith(("moe.expert.", "moe.shared."))
     is_stack = meaning.row.stack == "axis" or (in_experts and subject.name.expert_number is None)
-    if not is_stack or dims != (2 if meaning.is_bias else 3):
+    if not is_stack or not whole.size or dims != (2 if meaning.is_bias else 3):
         return None
     if not meaning.is_bias:
         return [whole.pick(0, expert) for expert in range(shape[0])]

@@ -69,6 +69,12 @@ def interleaved(fused: Fused) -> Axis | str:
     return fused.length // 2, (1, 1)
 
 
+def gate_and_up_if_double(fused: Fused) -> Axis | None:
+    """Gate, then up, where the axis is twice as long as the config says that one of them is."""
+    half = fused.facts.number("intermediate_size")
+    return (1, (half, half)) if half and fused.length == 2 * half else None
+
+
 def qkv_blocks(fused: Fused) -> Axis | str:
     """All queries, then all keys, then all values: (H·d, G·d, G·d)."""
     facts, length = fused.facts, fused.length
@@ -214,6 +220,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "linear_qkvz_per_group": Layout(linear_qkvz_per_group, (*_QKV, ("z", "attn.gate"))),
     "linear_qkv_blocks": Layout(linear_qkv_blocks, _QKV),
     "gate_up_halves": Layout(equal_blocks(2), _GATE_UP),
+    "gate_up_if_double": Layout(gate_and_up_if_double, _GATE_UP),
     "up_gate_halves": Layout(equal_blocks(2), _GATE_UP[::-1]),
     "gate_up_interleaved": Layout(interleaved, _GATE_UP),
 }

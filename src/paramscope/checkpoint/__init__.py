@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from paramscope.checkpoint.dtypes import DTYPES, Codes, Dtype
 from paramscope.source import Source
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +87,41 @@ class Window:
         return self.row_stop - self.row_start, self.column_stop - self.column_start
 
 
-Decode = Callable[[ReadElements, Window], Float32]
+# Float32 or float64, as the tensor's dtype says.
+Decode = Callable[[ReadElements, Window], Codes]
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """A weight as a product: seen as (shape[0], -1), it is left·right.
+
+    Attributes:
+        rank: r, the inner dimension.
+        read: gives left, shape (shape[0], r), and right, shape (r, numel / shape[0]), float64; it
+            reads the parts through the function it is given.
+    """
+
+    rank: int
+    read: Callable[[ReadElements], tuple[Float64, Float64]]
 
 
 @dataclass(frozen=True, slots=True)
 class PackedTensor(StoredTensor):
     """A weight that its files hold as codes with scales, or as factors: read, it is decoded.
 
-    `name`, `shape` and `numel` are those of the weight as the model has it, `dtype` is F32, in
-    which `decode` gives the values; `file` and `offset_bytes` are those of the codes, `nbytes` is
-    the sum over the parts.
+    `name`, `shape` and `numel` are those of the weight as the model has it, `dtype` is F32 or F64,
+    in which `decode` gives the values; `file` and `offset_bytes` are those of the codes, `nbytes`
+    is the sum over the parts.
 
     Attributes:
         parts: the stored tensors it is made of, the codes first.
         label: the scheme, for users: `gptq 4-bit g128`.
-        decode: the values of a window of the weight, shape `window.shape`, float32; it reads the
-            parts through the function it is given, and no more of them than it needs.
+        decode: the values of a window of the weight, shape `window.shape`, in its dtype; it reads
+            the parts through the function it is given, and no more of them than it needs.
         by_rows: whether neighbouring rows lie together in the file, so that reading the weight by
             blocks of rows reads every byte once.
         refused: why it cannot be decoded; `decode` is not called then.
+        factors: the two whose product it is; None where it is held as codes.
     """
 
     parts: tuple[StoredTensor, ...] = ()
@@ -112,6 +129,7 @@ class PackedTensor(StoredTensor):
     decode: Decode = field(default=lambda read, window: np.zeros(window.shape, np.float32))
     by_rows: bool = False
     refused: str = ""
+    factors: Factors | None = None
 
     @property
     def stored(self) -> tuple[StoredTensor, ...]:
@@ -136,9 +154,9 @@ class PackedTensor(StoredTensor):
     def refusal(self) -> str:
         return self.refused
 
-    def read(self, read: ReadElements, start: int, stop: int) -> Float32:
+    def read(self, read: ReadElements, start: int, stop: int) -> Codes:
         """Elements `start … stop` in C order, decoded, 1-D."""
-        columns = self.shape[-1] if self.shape else 1
+        columns = max(1, self.shape[-1]) if self.shape else 1
         first, last = start // columns, -(-stop // columns)
         values = self.decode(read, Window(first, last, 0, columns)).reshape(-1)
         return values[start - first * columns : stop - first * columns]
@@ -152,12 +170,14 @@ def packed_tensor(
     scheme: str,
     decode: Decode,
     by_rows: bool = False,
+    dtype: str = "F32",
+    factors: Factors | None = None,
 ) -> PackedTensor:
     """A weight of that name and shape, decoded from its parts, the codes first."""
     codes = parts[0]
     return PackedTensor(
         name=name,
-        dtype=DTYPES["F32"],
+        dtype=DTYPES[dtype],
         shape=shape,
         file=codes.file,
         offset_bytes=codes.offset_bytes,
@@ -167,6 +187,7 @@ def packed_tensor(
         label=scheme,
         decode=decode,
         by_rows=by_rows,
+        factors=factors,
     )
 
 
@@ -185,6 +206,22 @@ def refused_tensor(tensor: StoredTensor, why: str) -> PackedTensor:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class TokenList:
+    """The vocabulary that a weight file holds itself; its texts are read when they are called for.
+
+    Attributes:
+        model: the kind of tokenizer, in the file's words.
+        texts: the tokens in the order of their ids.
+        kinds: a number per token, in the file's meaning; empty where the file gives none.
+    """
+
+    file: str
+    model: str
+    texts: Callable[[], Sequence[str]]
+    kinds: Callable[[], Sequence[int]]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One model at one revision, its headers read, its weights untouched.
@@ -195,9 +232,11 @@ class Checkpoint:
         config: `config.json`, or {} where there is none that can be read.
         read_stored: elements `start … stop` of a stored tensor in C order, as codes, 1-D;
             thread-safe.
-        header_digest: SHA-256 over names, sizes and headers of the weight files; the identity
+        header_digest: SHA-256 over names, sizes and headers of the weight files, and over the
+            configuration; the identity
             of the checkpoint as far as it is known without reading every byte.
         notes: what a user should know about the files, in sentences.
+        own_tokens: the vocabulary that the weight files hold; None where they hold none.
     """
 
     source: Source
@@ -209,6 +248,7 @@ class Checkpoint:
     header_digest: str
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    own_tokens: TokenList | None = None
 
     def read(self, tensor: StoredTensor, start: int, stop: int) -> Codes:
         """Elements `start … stop` of a tensor in C order, 1-D: codes of its dtype."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from paramscope.checkpoint import Checkpoint, read_json
 from paramscope.checkpoint.choose import Choice, choose
 from paramscope.checkpoint.gguf import open_gguf
 from paramscope.checkpoint.packed import unpack
+from paramscope.checkpoint.packed.lora import adapter_notes
 from paramscope.checkpoint.pickle import open_pickle
 from paramscope.checkpoint.safetensors import open_safetensors
 from paramscope.source import Source
@@ -29,17 +34,30 @@ def open_checkpoint(source: Source, container: str | None = None) -> Checkpoint:
     """
     choice: Choice = choose(source, container)
     checkpoint = _OPENERS[choice.container](source, choice.files, choice.index)
-    parsed = read_json(source, "config.json")
-    config = parsed if isinstance(parsed, dict) else checkpoint.config
+    texts: dict[str, Any] = {}
+
+    def read_text(file: str) -> Any:
+        if file not in texts:
+            texts[file] = read_json(source, file)
+        return texts[file]
+
+    parsed = read_text("config.json")
+    # What the weight file says of itself wins: it describes the layout of its own tensors.
+    config = {**(parsed if isinstance(parsed, dict) else {}), **checkpoint.config}
     tensors = unpack(
-        checkpoint.tensors,
-        config,
-        read=checkpoint.read_stored,
-        read_json=lambda file: read_json(source, file),
+        checkpoint.tensors, config, read=checkpoint.read_stored, read_json=read_text
     )
+    notes = adapter_notes(tensors, read_text)
     return replace(
         checkpoint,
         tensors=tensors,
         config=config,
-        notes=(*choice.notes, *checkpoint.notes),
+        header_digest=_digest(checkpoint.header_digest, texts),
+        notes=(*choice.notes, *checkpoint.notes, *notes),
     )
+
+
+def _digest(header_digest: str, texts: Mapping[str, Any]) -> str:
+    """The headers, and what the configuration says of how matrices are cut and codes decoded."""
+    said = json.dumps(texts, sort_keys=True)
+    return hashlib.sha256(f"{header_digest}\0{said}".encode()).hexdigest()

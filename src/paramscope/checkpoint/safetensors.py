@@ -6,23 +6,21 @@ A file is an 8-byte little-endian header length N, N bytes of JSON, then the ten
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
 
-from paramscope.checkpoint import Checkpoint, StoredTensor, read_json
+from paramscope.checkpoint import Checkpoint, StoredTensor
 from paramscope.checkpoint.dtypes import DTYPES, Codes
+from paramscope.checkpoint.scattered import each
+from paramscope.checkpoint.shards import Shard, merge, read_weight_map
 from paramscope.errors import CheckpointError
-from paramscope.source import Source, safe_member
+from paramscope.source import Source
 
 INDEX = "model.safetensors.index.json"
-_HEADERS_AT_ONCE = 8
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 
 
@@ -37,38 +35,23 @@ def open_safetensors(source: Source, files: Sequence[str], index: str | None) ->
         CheckpointError: a file breaks the format; the message names file and tensor.
         SourceError: a file cannot be read.
     """
-    weight_map = _weight_map(source, index) if index else {}
-    shards = sorted({*weight_map.values()}) if weight_map else list(files)
-    digest = hashlib.sha256()
-    tensors: list[StoredTensor] = []
-    owner: dict[str, str] = {}
-    for shard, header in zip(shards, _headers(source, shards), strict=True):
-        digest.update(f"{shard}\0{source.files()[shard]}\0".encode())
-        digest.update(header)
-        for tensor in _tensors(source, shard, header):
-            if tensor.name in owner:
-                raise CheckpointError(
-                    f"{shard}: tensor {tensor.name!r} is also in {owner[tensor.name]}. "
-                    "Every tensor may be stored once. Remove the file that does not belong here."
-                )
-            owner[tensor.name] = shard
-            tensors.append(tensor)
-    for name, shard in weight_map.items():
-        if owner.get(name) != shard:
-            raise CheckpointError(
-                f"{index}: expected tensor {name!r} in {shard}, found it "
-                f"{'in ' + owner[name] if name in owner else 'nowhere'}. "
-                "The shards and the index are of different versions. Download them again."
-            )
+    weight_map = read_weight_map(source, index)
+    files = sorted({*weight_map.values()}) or list(files)
+    headers = each(source, lambda file: _header_bytes(source, file), files)
+    shards = (
+        Shard(file, header, tuple(_tensors(source, file, header)))
+        for file, header in zip(files, headers, strict=True)
+    )
+    merged = merge(source, shards, weight_map, index)
     return Checkpoint(
         source=source,
         format="safetensors",
-        tensors=tuple(tensors),
-        stored=tuple(tensors),
-        weight_files=tuple(shards),
+        tensors=merged.tensors,
+        stored=merged.tensors,
+        weight_files=tuple(files),
         read_stored=lambda tensor, start, stop: read_elements(source, tensor, start, stop),
-        header_digest=digest.hexdigest(),
-        notes=_unindexed_note(weight_map, owner, index),
+        header_digest=merged.header_digest,
+        notes=merged.notes,
     )
 
 
@@ -78,51 +61,6 @@ def read_elements(source: Source, tensor: StoredTensor, start: int, stop: int) -
     offset = tensor.offset_bytes + start * code.itemsize
     data = source.read(tensor.file, offset, (stop - start) * code.itemsize)
     return np.frombuffer(data, dtype=code)
-
-
-def _weight_map(source: Source, index: str) -> dict[str, str]:
-    parsed = read_json(source, index)
-    weight_map = parsed.get("weight_map") if isinstance(parsed, dict) else None
-    if not isinstance(weight_map, dict) or not all(
-        isinstance(shard, str) for shard in weight_map.values()
-    ):
-        raise CheckpointError(
-            f"{index}: expected JSON with a weight_map from tensor to file, found something else. "
-            "Download the index again."
-        )
-    for shard in sorted(set(weight_map.values())):
-        if not safe_member(shard):
-            raise CheckpointError(
-                f"{index}: names the shard {shard!r}, which lies outside the checkpoint's folder. "
-                "Refused: an index may name only files beside it."
-            )
-    folder = PurePosixPath(index).parent
-    shards = {name: str(folder / shard) for name, shard in weight_map.items()}
-    missing = sorted(set(shards.values()) - set(source.files()))
-    if missing:
-        raise CheckpointError(
-            f"{index}: names {len(set(shards.values()))} shards, of which {len(missing)} are "
-            f"missing: {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}. "
-            "Download the checkpoint again; files that are whole are kept."
-        )
-    return shards
-
-
-def _unindexed_note(
-    weight_map: Mapping[str, str], owner: Mapping[str, str], index: str | None
-) -> tuple[str, ...]:
-    extra = len(owner) - len(weight_map) if weight_map else 0
-    if not extra:
-        return ()
-    return (f"{extra} tensors are in the shards and not in {index}; they are measured too.",)
-
-
-def _headers(source: Source, shards: Sequence[str]) -> Iterable[bytes]:
-    """The shards' headers in order; over a network, several are asked for at once."""
-    if not source.remote:
-        return (_header_bytes(source, shard) for shard in shards)
-    with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
-        return list(pool.map(lambda shard: _header_bytes(source, shard), shards))
 
 
 def _header_bytes(source: Source, file: str) -> bytes:

@@ -99,9 +99,7 @@ def _embedding_of(source: Source, options: EmbeddingOptions, progress: OnProgres
         found = find_embedding(
             matrices, checkpoint.config, wanted=options.matrix, place=source.location
         )
-        vocabulary = read_vocabulary(
-            source, found.matrix.tensor.file, checkpoint.own_tokens
-        )
+        vocabulary = read_vocabulary(source, found.matrix.tensor.file, checkpoint.own_tokens)
         rows_of = _neighbor_rows(options.neighbors, vocabulary, found.matrix.rows)
         table = _table_path(options.out, source.model_id)
         inputs = _inputs(checkpoint, found, vocabulary, options)

@@ -76,7 +76,7 @@ def _on_power_law(times: Times, k: int) -> float:
     exponent = math.log(times[high][1] / times[low][1]) / math.log(sizes[high] / sizes[low])
     if at == len(sizes):
         exponent = max(exponent, 3.0)
-    return times[high][1] * (k / sizes[high]) ** exponent
+    return times[high][1] * math.pow(k / sizes[high], exponent)
 
 
 def rates(largest_k: int = 0) -> Rates:

@@ -22,6 +22,7 @@ from paramscope.checkpoint import (
 )
 from paramscope.checkpoint.dtypes import Codes
 from paramscope.engine import Crew, Result
+from paramscope.engine.factors import ProductCut, factors_of
 from paramscope.engine.gpu import GpuGram
 from paramscope.engine.gram import CpuGram, MakeGram
 from paramscope.engine.plan import Task
@@ -239,6 +240,9 @@ def _drain(finished: queue.SimpleQueue[Finished]) -> list[Finished]:
 def reader(task: Task, checkpoint: Checkpoint) -> Cut:
     """Read the task's bytes, or make ready to read them by blocks; gives each block's codes."""
     tensor = task.matrices[0].tensor
+    factors = [factors_of(matrix) for matrix in task.matrices]
+    if factors[0] is not None and all(factors):
+        return ProductCut.read(factors[0], checkpoint.read_stored)
     if isinstance(tensor, PackedTensor):
         read = checkpoint.read_stored if task.streamed else _remembering(checkpoint.read_stored)
         return lambda block: _decode_block(block, tensor, read)
@@ -270,9 +274,10 @@ def _loaded(matrix: Matrix, block_elements: int, cut: Cut) -> Loaded:
     def by_columns() -> Iterator[Codes]:
         return (cut(block).T for block in view.column_blocks(block_elements))
 
+    factors = cut.factors(view) if isinstance(cut, ProductCut) else None
     if view.rows == 1:
-        return Loaded(dtype, view.columns, 1, by_columns, by_rows, turned=True)
-    return Loaded(dtype, view.rows, view.columns, by_rows, by_columns)
+        return Loaded(dtype, view.columns, 1, by_columns, by_rows, turned=True, factors=factors)
+    return Loaded(dtype, view.rows, view.columns, by_rows, by_columns, factors=factors)
 
 
 def _remembering(read: ReadElements) -> ReadElements:

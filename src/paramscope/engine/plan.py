@@ -13,6 +13,7 @@ from paramscope.anatomy import Matrix
 from paramscope.checkpoint import PackedTensor
 from paramscope.engine import Settings
 from paramscope.engine.calibration import Rates
+from paramscope.engine.factors import factors_of
 from paramscope.engine.work import is_truncated, wants_spectrum
 
 _FLOAT64_BYTES = 8
@@ -91,8 +92,9 @@ def plan(
 
 
 def largest_short_side(matrices: Iterable[Matrix]) -> int:
-    """The largest k = min(rows, columns) among matrices that have a spectrum."""
-    return max((min(m.rows, m.columns) for m in matrices if not m.is_buffer), default=0)
+    """The largest k = min(rows, columns) among matrices whose spectrum takes a Gram matrix."""
+    by_gram = (m for m in matrices if not m.is_buffer and factors_of(m) is None)
+    return max((min(m.rows, m.columns) for m in by_gram), default=0)
 
 
 def wall_time_s(tasks: Sequence[Task], workers: int) -> float:
@@ -114,10 +116,12 @@ def _pattern_of(group: Sequence[Matrix]) -> tuple[Any, ...]:
     first = group[0]
     start = first.view.offset
     views = tuple((m.view.shape, m.view.strides, m.view.offset - start, m.is_buffer) for m in group)
-    return (first.tensor.dtype.name, first.tensor.scheme, views)
+    return (first.tensor.dtype.name, first.tensor.scheme, first.tensor.shape, views)
 
 
 def _with_gpu(task: Task, rates: Rates, gpu: Rates) -> Task:
+    if any(map(factors_of, task.matrices)):  # no Gram matrix, no solver to speak of
+        return task
     # A core reads the bytes and counts the codes all the same.
     gpu = replace(gpu, element_s=rates.element_s, overhead_s=rates.overhead_s)
     time_s = sum(matrix_time_s(matrix, task.settings, gpu) for matrix in task.matrices)
@@ -129,6 +133,10 @@ def matrix_time_s(matrix: Matrix, settings: Settings, rates: Rates) -> float:
     """Estimated time of one matrix on one core, by its floating-point operations."""
     time_s = rates.overhead_s + matrix.numel * rates.element_s
     k = min(matrix.rows, matrix.columns)
+    if factors := factors_of(matrix):
+        thin = (matrix.rows + matrix.columns) * min(factors.rank, k)
+        flops = factors.rank * (2 * matrix.numel + 4 * thin)
+        return time_s + flops / rates.gram_flops + rates.eigen_time_s(min(factors.rank, k))
     if not wants_spectrum(matrix, settings) or k == 1:
         return time_s
     if is_truncated(matrix, settings):
@@ -146,7 +154,7 @@ def together_time_s(matrix: Matrix, settings: Settings, rates: Rates) -> float |
     k = min(matrix.rows, matrix.columns)
     eigen_s = rates.together_time_s(k)
     spectral = wants_spectrum(matrix, settings) and not is_truncated(matrix, settings)
-    if eigen_s is None or not spectral:
+    if eigen_s is None or not spectral or factors_of(matrix):
         return None
     gram_s = matrix.numel * k / (rates.gram_flops * rates.cores)
     element_s = matrix.numel * (rates.element_s + rates.decode_s)
@@ -157,6 +165,10 @@ def _working_bytes(matrix: Matrix, settings: Settings, block_elements: int) -> i
     """What a matrix needs beside the bytes read: a Gram matrix, the solver's copy, blocks."""
     k = min(matrix.rows, matrix.columns)
     block_bytes = _FLOAT64_BYTES * max(min(matrix.numel, block_elements), k)
+    if factors := factors_of(matrix):
+        # Both factors and what a QR factorisation copies of them; a block and what it is made of.
+        thin = (matrix.rows + matrix.columns + min(factors.rank, k)) * factors.rank
+        return 2 * block_bytes + 3 * _FLOAT64_BYTES * thin
     if not wants_spectrum(matrix, settings):
         return block_bytes
     if is_truncated(matrix, settings):
@@ -199,7 +211,7 @@ def _task(
     if isinstance(tensor, PackedTensor):  # columns, or rows that do not lie together, come from all
         streamed = streamed and tensor.by_rows and view.columns <= view.rows
     # A block of columns is gathered row by row: as wide as its share of the Gram matrix allows.
-    k = min(view.rows, view.columns)
+    k = 0 if factors_of(group[0]) else min(view.rows, view.columns)
     block_elements = max(_BLOCK_ELEMENTS, k * k // 8)
     read_bytes = _FLOAT64_BYTES * block_elements if streamed else 2 * span_bytes
 

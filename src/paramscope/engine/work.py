@@ -12,8 +12,10 @@ import numpy as np
 from paramscope.anatomy import Matrix
 from paramscope.checkpoint.dtypes import Codes, Dtype
 from paramscope.engine import Result, Settings
+from paramscope.engine.factors import factors_of
 from paramscope.engine.gram import CpuGram, DeviceFullError, Gram, MakeGram
 from paramscope.measure.arrangement import Arrangement, Arranging
+from paramscope.measure.low_rank import spectrum_of_product
 from paramscope.measure.rank import ENERGY_SHARES, energy_share
 from paramscope.measure.spectrum import (
     Float64,
@@ -38,6 +40,8 @@ class Loaded:
         by_rows: all rows in order, in blocks of shape (b, columns).
         by_columns: all columns in order, as the rows of the transpose: shape (b, rows).
         turned: whether it is a row vector that comes as a column, to be cut into blocks.
+        factors: left, shape (m, r), and right, shape (r, n), where it, or its transpose, is held
+            as their product.
     """
 
     dtype: Dtype
@@ -46,6 +50,7 @@ class Loaded:
     by_rows: Callable[[], Iterator[Codes]]
     by_columns: Callable[[], Iterator[Codes]]
     turned: bool = False
+    factors: tuple[Float64, Float64] | None = None
 
     @property
     def is_wide(self) -> bool:
@@ -121,9 +126,13 @@ def refused(matrix: Matrix) -> Result:
 
 
 def is_truncated(matrix: Matrix, settings: Settings) -> bool:
-    """Whether only the leading singular values are computed: never where K are nearly all."""
+    """Whether only the leading singular values are computed: never where K are nearly all.
+
+    Nor of a product, all of whose values come from its factors at little cost.
+    """
     k = min(matrix.rows, matrix.columns)
-    return settings.method == "truncated" and settings.rank_k < k // 2
+    few = settings.method == "truncated" and settings.rank_k < k // 2
+    return few and factors_of(matrix) is None
 
 
 def _limits(matrix: Matrix, spectrum: Spectrum | None) -> str:
@@ -148,12 +157,15 @@ def _numbers(
     k = loaded.short_side
     spectral = wants_spectrum(matrix, settings)
     truncated = is_truncated(matrix, settings)
-    gram = make_gram(k) if spectral and k > 1 and not truncated else None
+    by_gram = spectral and k > 1 and not truncated and loaded.factors is None
+    gram = make_gram(k) if by_gram else None
     stats = _one_pass(loaded, settings, None if loaded.is_wide else gram, arranging)
     if not spectral:
         return stats, None, ""
     if problem := _no_spectrum(stats):
         return stats, None, problem
+    if loaded.factors is not None:
+        return stats, spectrum_of_product(*loaded.factors), ""
     if gram is not None and loaded.is_wide:
         for block in loaded.by_columns():
             gram.add(block, loaded.dtype)

@@ -44,7 +44,8 @@ class Spectrum:
     Attributes:
         s: shape (k,), float64, descending, non-negative; the leading ones only where `complete`
             is False.
-        method: "gram" (fast route), "svdvals" (slow route) or "krylov" (leading values only).
+        method: "gram" (fast route), "svdvals" (slow route), "factors" (of a product, from its
+            factors) or "krylov" (leading values only).
         error_bound: no value is further than this from the true one; same unit as `s`.
         sum_of_squares: Σσ² over all singular values, those not in `s` included.
     """

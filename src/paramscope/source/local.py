@@ -17,6 +17,7 @@ from paramscope.source.selection import CONTAINERS
 
 SIDECAR = ".paramscope.json"  # what a download left beside the files: revision and hashes
 WEIGHT_ENDINGS = tuple(ending for row in CONTAINERS.values() for ending in row.endings)
+BESIDE_A_FILE = ("config.json", "adapter_config.json", "tokenizer.json")
 _SEARCH_DEPTH = 5
 
 
@@ -57,7 +58,7 @@ class LocalSource:
     @cached_property
     def _files(self) -> dict[str, int]:
         if self.path.is_file():
-            beside = (self.folder / "config.json", self.folder / "tokenizer.json")
+            beside = (self.folder / name for name in BESIDE_A_FILE)
             chosen = (self.path, *(file for file in beside if file.is_file()))
             return {file.name: file.stat().st_size for file in chosen}
         return {

@@ -189,7 +189,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("effective_rank_energy", "float64", "", "the same with q = σ² / Σσ²; never above effective_rank", _whole(rank.effective_rank_energy)),
     Column("condition_number", "float64", "", "σ₁ / σ_k; empty where σ_k cannot be told from zero", _condition_number),
     Column("sigma_error_bound", "float64", "", "no singular value is further than this from the true one", lambda r, c: r.spectrum.error_bound if r.spectrum else None),
-    Column("method", "string", "", "`gram` (fast route) or `svdvals` (slow route, where the fast one cannot settle a rank), `krylov` (leading values only: ranks are lower bounds)", lambda r, c: r.spectrum.method if r.spectrum else None),
+    Column("method", "string", "", "`gram` (fast route) or `svdvals` (slow route, where the fast one cannot settle a rank), `factors` (a product of two factors, from the factors alone), `krylov` (leading values only: ranks are lower bounds)", lambda r, c: r.spectrum.method if r.spectrum else None),
     Column("zero_rows", "int64", "", "rows that are zero throughout, by the threshold of `sparsity`: outputs that no input moves", _arranged("zero_rows")),
     Column("zero_cols", "int64", "", "columns that are zero throughout: inputs that move no output", _arranged("zero_columns")),
     Column("content_hash", "string", "", "fingerprint of the stored elements, 16 hexadecimal digits: the same for equal matrices; not cryptographic", _arranged("content_hash")),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from paramscope.checkpoint import TokenList
 from paramscope.errors import SourceError
 from paramscope.source import Source
 from paramscope.tokens.readable import readable
@@ -16,6 +17,9 @@ from paramscope.tokens.readable import readable
 MOST_IDS = 2**24  # a larger id is a damaged file, not a vocabulary
 _MOST_BYTES = 256 * 2**20
 _NOT_READ = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model")
+# GGUF's kinds of tokens, and its kinds of tokenizers whose characters stand for bytes.
+_SPECIAL, _UNUSED = (2, 3), 5
+_BYTE_LEVEL = ("gpt2", "hybriddna")
 _RESERVED = re.compile(r"unused|reserved|dummy|placeholder|madeupword|extra_\d", re.IGNORECASE)
 
 
@@ -77,12 +81,15 @@ class Vocabulary:
         return difflib.get_close_matches(wanted, sorted(alike), n=count, cutoff=0.5)
 
 
-def read_vocabulary(source: Source, beside: str) -> Vocabulary:
+def read_vocabulary(source: Source, beside: str, own: TokenList | None = None) -> Vocabulary:
     """The vocabulary of a source; an empty one, with a note, where there is none to read.
 
     Args:
         beside: a weight file; its folder is searched first, then the top folder, then `tokenizer`.
+        own: the vocabulary that the weight file holds itself; it counts before any other file.
     """
+    if own is not None:
+        return _own(own)
     notes: list[str] = []
     folders = dict.fromkeys(
         (PurePosixPath(beside).parent, PurePosixPath(), PurePosixPath("tokenizer"))
@@ -108,6 +115,29 @@ def read_vocabulary(source: Source, beside: str) -> Vocabulary:
     reason = f" ({unread[0]} is a format that is not read)" if unread else ""
     notes.append(f"No tokenizer was found{reason}: tokens are named by their ids, as ⟨7⟩.")
     return Vocabulary(notes=tuple(notes))
+
+
+def _own(tokens: TokenList) -> Vocabulary:
+    """The vocabulary of a GGUF file. What only fills its list up is no token."""
+    kinds = tokens.kinds()
+    special = {i for i, kind in enumerate(kinds) if kind in _SPECIAL}
+    fillers = {i for i, kind in enumerate(kinds) if kind == _UNUSED}
+    texts = [
+        (_word_piece(text) if tokens.model == "bert" and i not in special else text, i)
+        for i, text in enumerate(tokens.texts())
+        if i not in fillers or text != f"[PAD{i}]"
+    ]
+    found = from_pairs(
+        texts,
+        special=special,
+        byte_level=tokens.model in _BYTE_LEVEL,
+    )
+    return replace(found, file=tokens.file)
+
+
+def _word_piece(text: str) -> str:
+    """A WordPiece token: llama.cpp marks the beginnings of words, others what goes on in them."""
+    return text[1:] if text.startswith("▁") else f"##{text}"
 
 
 def from_pairs(

@@ -8,15 +8,37 @@ stays as it is: codes are refused then, never cast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from paramscope.checkpoint import PackedTensor, ReadElements, StoredTensor
-from paramscope.checkpoint.packed import fp8
+from paramscope.checkpoint import PackedTensor, ReadElements, StoredTensor, refused_tensor
+from paramscope.checkpoint.packed import (
+    awq,
+    bitsandbytes,
+    compressed_tensors,
+    fp8,
+    gptq,
+    lora,
+    mlx,
+    mxfp4,
+    not_read,
+    nvfp4,
+)
 from paramscope.checkpoint.packed.leftover import Leftover
 
 # In this order: a scheme sees what those before it have left.
-SCHEMES: tuple[Callable[[Leftover], Iterable[PackedTensor]], ...] = (fp8.find,)
+SCHEMES: tuple[Callable[[Leftover], Iterable[PackedTensor]], ...] = (
+    fp8.find,
+    nvfp4.find,
+    mxfp4.find,
+    compressed_tensors.find,
+    bitsandbytes.find,
+    awq.find,
+    gptq.find,
+    mlx.find,
+    lora.find,
+    not_read.find,
+)
 
 
 def unpack(
@@ -40,13 +62,29 @@ def unpack(
     """
     left = {tensor.name: tensor for tensor in stored}
     packed: dict[str, PackedTensor] = {}  # by the name of the codes
+    names = set(left)
     for find in SCHEMES:
         leftover = Leftover(dict(left), config, read, read_json)
-        for weight in find(leftover):
+        for found in find(leftover):
+            weight = _alone(found, left, names)
             for part in weight.parts:
                 del left[part.name]
             packed[weight.parts[0].name] = weight
+            names.add(weight.name)
     return tuple(_in_order(stored, left, packed))
+
+
+def _alone(
+    weight: PackedTensor, left: Mapping[str, StoredTensor], names: Collection[str]
+) -> PackedTensor:
+    """The weight; refused where its name or one of its parts belongs to another one too."""
+    codes = weight.parts[0]
+    if weight.name != codes.name and weight.name in names:
+        return refused_tensor(codes, f"decoded it is {weight.name!r}, and there is one already")
+    shared = next((part.name for part in weight.parts if part.name not in left), None)
+    if shared is not None:
+        return refused_tensor(codes, f"{shared!r} belongs to another weight too")
+    return weight
 
 
 def _in_order(

@@ -69,13 +69,17 @@ def factorised(evidence: Evidence, place: int, percent_: int) -> Factorised:
 
 def compression_findings(evidence: Evidence) -> Iterator[Finding]:
     """Matrices below the rank of their shape; those with few strong directions; their sum."""
-    measured = [
+    with_ranks = [
         p for p in evidence.weights() if evidence.rows[p]["svd_90_percent_rank"] is not None
     ]
+    measured = [p for p in with_ranks if evidence.rows[p]["method"] != "factors"]
     if not measured:
-        yield Finding(
-            "compressible", "fact", ("No singular values were computed, so none is judged.",)
+        why = (
+            "All matrices are stored as factors, of low rank by construction: none is judged."
+            if with_ranks
+            else "No singular values were computed, so none is judged."
         )
+        yield Finding("compressible", "fact", (why,))
         return
     yield _deficient(evidence, measured)
     yield from _like_random(evidence, measured)
