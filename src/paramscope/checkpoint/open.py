@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from paramscope.checkpoint import Checkpoint, read_json
 from paramscope.checkpoint.choose import Choice, choose
-from paramscope.checkpoint.gguf import open_gguf
 from paramscope.checkpoint.packed import unpack
 from paramscope.checkpoint.packed.lora import adapter_notes
-from paramscope.checkpoint.pickle import open_pickle
 from paramscope.checkpoint.safetensors import open_safetensors
 from paramscope.source import Source
 
-# One opener per container: from the files of one model to its stored tensors.
-_OPENERS = {"safetensors": open_safetensors, "pytorch": open_pickle, "gguf": open_gguf}
+Opener = Callable[[Source, Sequence[str], str | None], Checkpoint]
+
+
+def _opener(container: str) -> Opener:
+    """From the files of one model to its stored tensors; only what is needed is imported."""
+    if container == "gguf":
+        from paramscope.checkpoint.gguf import open_gguf
+
+        return open_gguf
+    if container == "pytorch":
+        from paramscope.checkpoint.pickle import open_pickle
+
+        return open_pickle
+    return open_safetensors
 
 
 def open_checkpoint(source: Source, container: str | None = None) -> Checkpoint:
@@ -33,7 +43,7 @@ def open_checkpoint(source: Source, container: str | None = None) -> Checkpoint:
         CheckpointError: the files break their format.
     """
     choice: Choice = choose(source, container)
-    checkpoint = _OPENERS[choice.container](source, choice.files, choice.index)
+    checkpoint = _opener(choice.container)(source, choice.files, choice.index)
     texts: dict[str, Any] = {}
 
     def read_text(file: str) -> Any:
@@ -44,9 +54,7 @@ def open_checkpoint(source: Source, container: str | None = None) -> Checkpoint:
     parsed = read_text("config.json")
     # What the weight file says of itself wins: it describes the layout of its own tensors.
     config = {**(parsed if isinstance(parsed, dict) else {}), **checkpoint.config}
-    tensors = unpack(
-        checkpoint.tensors, config, read=checkpoint.read_stored, read_json=read_text
-    )
+    tensors = unpack(checkpoint.tensors, config, read=checkpoint.read_stored, read_json=read_text)
     notes = adapter_notes(tensors, read_text)
     return replace(
         checkpoint,

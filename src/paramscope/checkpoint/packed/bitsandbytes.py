@@ -225,8 +225,8 @@ def _decode_4bit(layer: _Layer, read: ReadElements, window: Window) -> Float32:
     scales = layer.scales.of_blocks(read, first, last)
     if columns % block:
         values = _values(pairs, data.reshape(1, -1), scales.reshape(1, -1), block)[0]
-        rows = values[start - first * block : stop - first * block].reshape(-1, columns)
-        return rows[:, window.columns]
+        flat: Float32 = values[start - first * block : stop - first * block]
+        return flat.reshape(-1, columns)[:, window.columns]
     across = slice(window.column_start // block, -(-window.column_stop // block))
     data = data.reshape(-1, columns // 2)[:, across.start * block // 2 : across.stop * block // 2]
     rows = _values(pairs, data, scales.reshape(-1, columns // block)[:, across], block)
