@@ -83,7 +83,10 @@ def test_inspect_fits_a_narrow_terminal(model):
         (lambda p: p / "nothing", "found nothing"),
         (lambda p: p, "no weight file"),
         (lambda p: (p / "m.safetensors").write_bytes(b"x" * 4) and p / "m.safetensors", "4 bytes"),
-        (lambda p: (p / "model.bin").write_bytes(b"x") and p, "model.bin: expected a file of torch"),
+        (
+            lambda p: (p / "model.bin").write_bytes(b"x") and p,
+            "model.bin: expected a file of torch",
+        ),
         (lambda p: (p / "model.bin").write_bytes(b"\x80\2c") and p, "its pickle is cut short"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import zipfile
 from collections import OrderedDict
@@ -160,6 +161,24 @@ def test_parameters_and_modules_state_are_plain_tensors(save):
     expected = {"p": parameter, "m": marked, "t": plain, **module.state_dict()}
     check(save(OrderedDict(expected)), expected)
     check(save(module.state_dict()), module.state_dict())
+
+
+def test_buffers_are_plain_tensors(save):
+    module = torch.nn.BatchNorm1d(3)
+    module.extra = torch.nn.Buffer(seeded(3))
+    check(save(dict(module.named_buffers())), dict(module.named_buffers()))
+
+
+def test_parts_of_a_storage_and_dicts_as_pytorch_0_4_wrote_them_under_python_2(tmp_path):
+    weight = seeded(6)
+    storage = b"(U\7storagectorch\nFloatStorage\nU\0010U\3cpuK\6(U\1vK\2K\3ttQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor\n(" + storage + b"K\1K\2\x85K\1\x85tR"
+    program = b"\x80\2ccollections\nOrderedDict\n](](U\1w" + tensor + b"ee\x85R."
+    parts = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {}, ["0"])]
+    parts.insert(3, program)
+    path = tmp_path / "old.pth"
+    path.write_bytes(b"".join(parts) + (6).to_bytes(8, "little") + weight.numpy().tobytes())
+    check(path, {"w": weight[3:5]})
 
 
 def test_tied_weights_are_listed_twice_and_told(save):

@@ -42,6 +42,7 @@ class Subject:
         weight: shape of the tensor, or of the weight that it is the bias of; None where a bias
             has no weight.
         weight_ending: what the weight's name ends with, where a bias is a parameter `x_bias`.
+        is_turned: whether rows are outputs even where the family stores the inputs first.
         is_there: whether the checkpoint holds a module of this name beside the tensor's own.
     """
 
@@ -51,6 +52,7 @@ class Subject:
     weight_ending: str
     dtype: Dtype
     facts: Facts
+    is_turned: bool
     is_there: Callable[[str], bool]
 
 

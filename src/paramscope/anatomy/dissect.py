@@ -97,13 +97,13 @@ class _Planner:
         self._config = config
         self._shapes = {tensor.name: tensor.shape for tensor in tensors}
         self._signs = signs_of(self._shapes)
-        self._plans: dict[tuple[str, tuple[int, ...], str], _Plan] = {}
+        self._plans: dict[tuple[str, tuple[int, ...], str, bool], _Plan] = {}
         self._names: dict[str, Name] = {}
         self._facts: dict[tuple[str, ...], Facts] = {}
 
     def plan(self, tensor: StoredTensor) -> tuple[_Plan, list[str]]:
         pattern, numbers = normalise(tensor.name)
-        kind = (pattern, tensor.shape, tensor.dtype.name)
+        kind = (pattern, tensor.shape, tensor.dtype.name, tensor.is_turned)
         plan = self._plans.get(kind)
         if plan is None:
             plan = self._plans[kind] = self._make(pattern, tensor)
@@ -141,6 +141,7 @@ class _Planner:
             weight_ending=ending if ending == "_weight" else "",
             dtype=tensor.dtype,
             facts=facts,
+            is_turned=tensor.is_turned,
             is_there=lambda module: self._is_beside(tensor, name, module),
         )
         meaning = classify(subject)

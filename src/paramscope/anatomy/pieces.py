@@ -75,7 +75,8 @@ def _cut(
     on_columns = meaning.is_bias or transposed
     axis = len(view.shape) - view.column_axes if on_columns else 0
     weight = subject.weight or ()
-    inputs = weight[0 if row.inputs_first else -1] if len(weight) > 1 else None
+    inputs_at = 0 if row.inputs_first and not subject.is_turned else -1
+    inputs = weight[inputs_at] if len(weight) > 1 else None
     layout = LAYOUTS[row.layout]
     measured = layout.measure(Fused(subject.facts, view.shape[axis], inputs))
     if measured is None:
@@ -95,6 +96,8 @@ def _cut(
 
 def _inputs_first(meaning: Meaning, subject: Subject) -> bool:
     """Whether rows are inputs: in a stack of experts the hidden size tells, else the row."""
+    if subject.is_turned:
+        return False
     shape, hidden = subject.shape, subject.facts.hidden
     if len(shape) != 3 or shape[1] == shape[2] or hidden not in shape[1:] or meaning.row.stack:
         return meaning.row.inputs_first and len(shape) in (2, 3)

@@ -53,6 +53,11 @@ class StoredTensor:
         return ""
 
     @property
+    def is_turned(self) -> bool:
+        """Whether its rows are outputs even where the family stores the inputs first."""
+        return False
+
+    @property
     def refusal(self) -> str:
         """Why its elements cannot be read as numbers; empty where they can."""
         if self.dtype.kind == "packed":
@@ -122,6 +127,8 @@ class PackedTensor(StoredTensor):
             blocks of rows reads every byte once.
         refused: why it cannot be decoded; `decode` is not called then.
         factors: the two whose product it is; None where it is held as codes.
+        turned: whether the packer turned weights whose family stores the inputs first, such as
+            GPT-2's, so that rows are outputs here.
     """
 
     parts: tuple[StoredTensor, ...] = ()
@@ -130,6 +137,7 @@ class PackedTensor(StoredTensor):
     by_rows: bool = False
     refused: str = ""
     factors: Factors | None = None
+    turned: bool = False
 
     @property
     def stored(self) -> tuple[StoredTensor, ...]:
@@ -149,6 +157,10 @@ class PackedTensor(StoredTensor):
     @property
     def scheme(self) -> str:
         return self.label
+
+    @property
+    def is_turned(self) -> bool:
+        return self.turned
 
     @property
     def refusal(self) -> str:
@@ -172,6 +184,7 @@ def packed_tensor(
     by_rows: bool = False,
     dtype: str = "F32",
     factors: Factors | None = None,
+    turned: bool = False,
 ) -> PackedTensor:
     """A weight of that name and shape, decoded from its parts, the codes first."""
     codes = parts[0]
@@ -188,6 +201,7 @@ def packed_tensor(
         decode=decode,
         by_rows=by_rows,
         factors=factors,
+        turned=turned,
     )
 
 

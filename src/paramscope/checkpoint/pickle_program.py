@@ -125,9 +125,12 @@ def _tuple(machine: Machine) -> None:
 
 
 def _short_tuple(machine: Machine, *, length: int) -> None:
-    if len(machine.stack) < length:
+    stack = machine.stack
+    items = tuple(stack[-length:])
+    if len(items) < length:
         raise IndexError
-    machine.stack[-length:] = [tuple(machine.stack[-length:])]
+    del stack[-length:]
+    stack.append(items)
 
 
 def _list(machine: Machine) -> None:

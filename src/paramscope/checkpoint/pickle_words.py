@@ -126,12 +126,12 @@ def word(module: str, name: str) -> object:
     Raises:
         BrokenError: the name is not in the table; the message repeats it.
     """
-    path = f"{_RENAMED.get(module, module)}.{name}"
     try:
-        return _WORDS[path]
+        return _WORDS[f"{_RENAMED.get(module, module)}.{name}"]
     except KeyError:
+        wanted = ascii(f"{module}.{name}")[1:-1]
         raise BrokenError(
-            f"refused: its pickle wants {ascii(path)[1:-1]:.200}, which is no tensor. "
+            f"refused: its pickle wants {wanted:.200}, which is no tensor. "
             "Nothing of it was run. Where you trust the file, load it with its own program and "
             "save the weights alone, best as safetensors."
         ) from None

@@ -15,6 +15,7 @@ Range = tuple[int, int]
 _AT_ONCE = 8
 # Over a network, a request costs as much as this many bytes.
 _GAP_BYTES = 64 * 2**10
+_LONGEST_READ_BYTES = 4 * 2**20
 
 
 def each(source: Source, do: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
@@ -29,14 +30,16 @@ def read_ranges(source: Source, file: str, ranges: Sequence[Range]) -> list[byte
     """The bytes of each range (offset, size), in the order in which they are asked for."""
     if not source.remote:
         return [source.read(file, offset, size) for offset, size in ranges]
-    found: dict[Range, bytes] = {}
-    groups = _neighbours(sorted(set(ranges)))
-    reads = [(group[0][0], max(offset + size for offset, size in group)) for group in groups]
-    parts = each(source, lambda bounds: source.read(file, bounds[0], bounds[1] - bounds[0]), reads)
-    for group, data in zip(groups, parts, strict=True):
+
+    def read(group: Sequence[Range]) -> dict[Range, bytes]:
         start = group[0][0]
-        for offset, size in group:
-            found[offset, size] = data[offset - start : offset - start + size]
+        stop = max(offset + size for offset, size in group)
+        data = source.read(file, start, stop - start)
+        return {(at, size): data[at - start : at - start + size] for at, size in group}
+
+    found: dict[Range, bytes] = {}
+    for group in each(source, read, _neighbours(sorted(set(ranges)))):
+        found.update(group)
     return [found[item] for item in ranges]
 
 
@@ -45,7 +48,11 @@ def _neighbours(ranges: Sequence[Range]) -> list[list[Range]]:
     groups: list[list[Range]] = []
     end = 0
     for offset, size in ranges:
-        if groups and offset - end <= _GAP_BYTES:
+        if (
+            groups
+            and offset - end <= _GAP_BYTES
+            and offset - groups[-1][0][0] <= _LONGEST_READ_BYTES
+        ):
             groups[-1].append((offset, size))
         else:
             groups.append([(offset, size)])

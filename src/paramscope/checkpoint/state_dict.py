@@ -229,4 +229,5 @@ def _entries(items: Items | Pairs) -> Iterator[tuple[str, object]]:
 def few(names: list[str]) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - _TOLD:,} more" if len(names) > _TOLD else ""
-    return ", ".join(f"{name:.60}" for name in names[:_TOLD]) + more
+    shown = (name if name.isprintable() else ascii(name) for name in names[:_TOLD])
+    return ", ".join(f"{name:.60}" for name in shown) + more

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mutation import peak_bytes
 from paramscope.checkpoint import PackedTensor, Window
 from paramscope.errors import CheckpointError
+from paramscope.pipeline import analyze
 from quantised import NAME, gptq, packed_down
 from unpacking import (
     assert_decodes_to,
@@ -243,3 +245,20 @@ def test_a_window_takes_no_more_memory_than_the_codes_and_itself(tmp_path: Path)
         peak = peak_bytes(lambda: tensor.decode(checkpoint.read_stored, window))
 
     assert peak < codes + 4 * 4 * 2048 * 100
+
+
+def test_a_family_that_stores_inputs_first_was_turned_by_the_packer(tmp_path: Path) -> None:
+    stored, _, exact = gptq(name="transformer.h.0.attn.c_attn", shape=(96, 32))
+    save_file(stored, tmp_path / "model.safetensors")
+    config = {"model_type": "gpt2", "n_head": 4, "n_embd": 32}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    run = analyze(tmp_path, out=tmp_path / "out")
+
+    assert [(row["part"], row["rows"], row["cols"]) for row in run.rows] == [
+        ("q", 32, 32),
+        ("k", 32, 32),
+        ("v", 32, 32),
+    ]
+    for row, part in zip(run.rows, exact.double().numpy().reshape(3, 32, 32), strict=True):
+        assert row["std"] == pytest.approx(part.std(), rel=1e-6)

@@ -81,6 +81,7 @@ def find(leftover: Leftover) -> Iterator[PackedTensor]:
                 scheme=f"awq {_BITS}-bit g{size}",
                 decode=partial(_decode_gemm if layer.is_gemm else _decode_gemv, layer),
                 by_rows=not layer.is_gemm,
+                turned=True,
             )
 
 

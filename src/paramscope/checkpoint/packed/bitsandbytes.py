@@ -116,6 +116,7 @@ def _four_bits(leftover: Leftover) -> Iterator[PackedTensor]:
                 scheme=f"bnb {kind} g{layer.block}{nested}",
                 decode=partial(_decode_4bit, layer),
                 by_rows=True,
+                turned=True,
             )
     for stem, _, _ in leftover.ending(".quant_map"):
         codes = leftover.get(stem, *_STORAGE)
@@ -284,6 +285,7 @@ def _eight_bits(leftover: Leftover) -> Iterator[PackedTensor]:
                 scheme="bnb int8",
                 decode=partial(_decode_8bit, codes, scales),
                 by_rows=True,
+                turned=True,
             )
 
 

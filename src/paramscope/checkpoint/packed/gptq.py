@@ -90,6 +90,7 @@ def find(leftover: Leftover) -> Iterator[PackedTensor]:
                 layer.parts,
                 scheme=_label(layer, settings),
                 decode=partial(_decode, layer),
+                turned=True,
             )
 
 
@@ -106,23 +107,11 @@ def _layer(
     layout = _format_of(settings)
     if layout not in _ZERO_OFFSETS:
         return f"expected the checkpoint format gptq or gptq_v2, found {layout!r:.40}"
-    scales = leftover.get(f"{stem}.scales", *FLOATS)
-    zeros = leftover.get(f"{stem}.qzeros", "I32", "U32")
-    if codes.dtype.name not in ("I32", "U32") or len(codes.shape) != 2 or not codes.numel:
-        return f"expected 32-bit words in two dimensions, found {found(codes)}"
+    beside = _scales_and_zeros(leftover, stem, codes)
+    if isinstance(beside, str):
+        return beside
+    scales, zeros, bits = beside
     words, outputs = codes.shape
-    if scales is None or len(scales.shape) != 2 or scales.shape[1] != outputs or not scales.numel:
-        beside = found(leftover.get(f"{stem}.scales"))
-        return f"expected {stem}.scales of shape (groups, {outputs}), found {beside}"
-    if zeros is None:
-        beside = found(leftover.get(f"{stem}.qzeros"))
-        return f"expected {stem}.qzeros of 32-bit words, found {beside}"
-    bits = _bits_of(zeros, outputs, scales.shape[0])
-    if bits is None:
-        return (
-            f"expected {stem}.qzeros of shape ({scales.shape[0]}, {outputs}·bits/32) with bits "
-            f"2, 3, 4 or 8, found {found(zeros)}"
-        )
     told = None if settings.get("dynamic") else whole(settings, "bits")
     if told not in (None, bits):
         return f"expected {told} bits, as the configuration says, found {bits} in the shapes"
@@ -136,6 +125,29 @@ def _layer(
         return size
     offset = _ZERO_OFFSETS[layout]
     return _Layer(codes, zeros, scales, groups, bits, size, offset, outputs, inputs)
+
+
+def _scales_and_zeros(
+    leftover: Leftover, stem: str, codes: StoredTensor
+) -> tuple[StoredTensor, StoredTensor, int] | str:
+    """Scales, zero points, and the width of the codes that their shapes give; or what is amiss."""
+    if codes.dtype.name not in ("I32", "U32") or len(codes.shape) != 2 or not codes.numel:
+        return f"expected 32-bit words in two dimensions, found {found(codes)}"
+    outputs = codes.shape[1]
+    scales = leftover.get(f"{stem}.scales", *FLOATS)
+    if scales is None or len(scales.shape) != 2 or scales.shape[1] != outputs or not scales.numel:
+        beside = found(leftover.get(f"{stem}.scales"))
+        return f"expected {stem}.scales of shape (groups, {outputs}), found {beside}"
+    groups = scales.shape[0]
+    zeros = leftover.get(f"{stem}.qzeros", "I32", "U32")
+    bits = None if zeros is None else _bits_of(zeros, outputs, groups)
+    if zeros is None or bits is None:
+        beside = found(leftover.get(f"{stem}.qzeros"))
+        return (
+            f"expected {stem}.qzeros of 32-bit words ({groups}, {outputs}·bits/32) with bits "
+            f"2, 3, 4 or 8, found {beside}"
+        )
+    return scales, zeros, bits
 
 
 def _format_of(settings: Mapping[str, Any]) -> str:

@@ -120,39 +120,45 @@ def _layer(
 ) -> _Layer | str:
     """The weight that these codes belong to, or why there is none."""
     own = settings.get(stem)
-    own = own if isinstance(own, dict) else settings
-    mode = own.get("mode", "affine")
-    bits, size = whole(own, "bits"), whole(own, "group_size")
-    float_mode = _FLOAT_MODES.get(mode) if isinstance(mode, str) else None
-    if float_mode is not None:
-        bits, size = bits or float_mode.bits, size or float_mode.group_size
-    if bits is None or size is None:
-        return "expected bits and group_size in the configuration, found none"
-    if float_mode is None and mode != "affine":
-        return f"expected the mode affine, {', '.join(_FLOAT_MODES)}, found {mode!r:.40}"
-    if float_mode is not None and (bits, size) != (float_mode.bits, float_mode.group_size):
-        known = f"{float_mode.bits} bits in groups of {float_mode.group_size}"
-        return f"expected {known} in the mode {mode}, found {bits} in groups of {size}"
-    if float_mode is None and (bits not in _AFFINE_BITS or size not in _AFFINE_GROUPS):
-        return f"expected 1 to 8 bits in groups of 32, 64 or 128, found {bits} in groups of {size}"
+    how = _mode(own if isinstance(own, dict) else settings)
+    if isinstance(how, str):
+        return how
+    mode, bits, size = how
     inputs = codes.shape[-1] * WORD_BITS // bits
     beside = (*codes.shape[:-1], inputs // size)
     if not codes.numel or inputs % size or codes.shape[-1] % words_per_period(bits):
         return f"expected rows of {bits}-bit codes in groups of {size}, found {found(codes)}"
-    dtypes = FLOATS if float_mode is None else ("U8",)
+    dtypes = FLOATS if mode == "affine" else ("U8",)
     scales = leftover.get(f"{stem}.scales", *dtypes)
     if scales is None or scales.shape != beside:
-        return (
-            f"expected {stem}.scales {'/'.join(dtypes)} {beside}, "
-            f"found {found(leftover.get(f'{stem}.scales'))}"
-        )
-    if float_mode is not None:
+        there = found(leftover.get(f"{stem}.scales"))
+        return f"expected {stem}.scales {'/'.join(dtypes)} {beside}, found {there}"
+    if mode != "affine":
         return _Layer(codes, scales, None, mode, bits, size)
     biases = leftover.get(f"{stem}.biases", scales.dtype.name)
     if biases is None or biases.shape != beside:
         there = found(leftover.get(f"{stem}.biases"))
         return f"expected {stem}.biases {scales.dtype.name} {beside}, found {there}"
     return _Layer(codes, scales, biases, mode, bits, size)
+
+
+def _mode(settings: Mapping[str, Any]) -> tuple[str, int, int] | str:
+    """The mode, the bits of a code and the size of a group, or what is wrong with the settings."""
+    bits, size = whole(settings, "bits"), whole(settings, "group_size")
+    mode = settings.get("mode", "affine")
+    floats = _FLOAT_MODES.get(mode) if isinstance(mode, str) else None
+    if floats is not None:
+        if (bits or floats.bits, size or floats.group_size) == (floats.bits, floats.group_size):
+            return mode, floats.bits, floats.group_size
+        known = f"{floats.bits} bits in groups of {floats.group_size}"
+        return f"expected {known} in the mode {mode}, found {bits} in groups of {size}"
+    if bits is None or size is None:
+        return "expected bits and group_size in the configuration, found none"
+    if mode != "affine":
+        return f"expected the mode affine, {', '.join(_FLOAT_MODES)}, found {mode!r:.40}"
+    if bits not in _AFFINE_BITS or size not in _AFFINE_GROUPS:
+        return f"expected 1 to 8 bits in groups of 32, 64 or 128, found {bits} in groups of {size}"
+    return mode, bits, size
 
 
 def _decode(layer: _Layer, read: ReadElements, window: Window) -> Float32:
