@@ -359,6 +359,58 @@ LARGE = {
         + b"".join(number(i * (2**61 - 1)) + b"N" for i in range(MOST_STEPS // 2 - 20))
         + b"u."
     ),
+    "one long call": lambda: (
+        b"\x80\2("
+        + STORAGE
+        + b"K\0K\4\x85K\1\x85"
+        + b"N" * 500_000
+        + b"tq\0"
+        + REBUILD
+        + b"q\1("
+        + b"h\1h\0R" * 50_000
+        + b"l."
+    ),
+    "one long call within": lambda: (
+        b"\x80\2("
+        + STORAGE
+        + b"K\0K\4\x85K\1\x85"
+        + b"N" * 500_000
+        + b"tq\0"
+        + REBUILD
+        + b"q\1"
+        + FROM_TYPE
+        + b"q\2(h\1Nh\0Ntq\3("
+        + b"h\2h\3R" * 50_000
+        + b"l."
+    ),
+    "one long storage": lambda: (
+        b"\x80\2(" + STORAGE[1:-2] + b"N" * 500_000 + b"tq\0(" + b"h\0Q" * 50_000 + b"l."
+    ),
+    "one long shape": lambda: (
+        b"\x80\2("
+        + STORAGE
+        + b"K\0("
+        + b"K\1" * 250_000
+        + b"tq\0h\0\x89}tq\1"
+        + REBUILD
+        + b"q\2("
+        + b"h\2h\1R" * 50_000
+        + b"l."
+    ),
+    "long metadata": lambda: (
+        b"\x80\2("
+        + STORAGE
+        + b"K\0K\4\x85K\1\x85\x89}}("
+        + b"NN" * 250_000
+        + b"utq\1"
+        + REBUILD
+        + b"q\2("
+        + b"h\2h\1R" * 50_000
+        + b"l."
+    ),
+    "bytes that are no text": lambda: (
+        b"\x80\2X" + (60 * 2**20).to_bytes(4, "little") + b"\xff" * (60 * 2**20) + b"."
+    ),
     "pairs": lambda: (
         b"\x80\2]("
         + b"NN\x86" * 290_000
@@ -471,6 +523,15 @@ def directory_at(archive: bytes) -> int:
 def test_a_damaged_directory_is_refused(tmp_path, damage, says):
     good = as_zip(tensor(b"K\4\x85", b"K\1\x85"))
     assert says in fails(tmp_path / "model.bin", damage(good, directory_at(good)))
+
+
+def test_names_that_are_no_text_are_read_soon(tmp_path):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for index in range(200):
+            archive.writestr(f"{index:03}" + "z" * 60_000, b"")
+    content = file.getvalue().replace(b"z" * 60_000, b"\xff" * 60_000)
+    assert "no data.pkl" in fails(tmp_path / "model.bin", content)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

@@ -17,7 +17,7 @@ from functools import partial
 
 from paramscope.checkpoint.pickle_machine import Machine, damaged, text
 from paramscope.checkpoint.pickle_records import BrokenError, Items, Opaque, Pairs, Word
-from paramscope.checkpoint.pickle_words import storage, word
+from paramscope.checkpoint.pickle_words import MOST_ARGUMENTS, storage, word
 
 MOST_BYTES = 64 * 2**20
 # Steps: most operations are one. A tensor takes 50, so that there is room for 20,000 tensors in
@@ -224,6 +224,8 @@ def _call(machine: Machine) -> None:
     args, called = machine.stack.pop(), machine.stack.pop()
     if not isinstance(called, Word) or not isinstance(args, tuple):
         raise damaged("a call of something that is no function")
+    if len(args) > MOST_ARGUMENTS:
+        raise damaged(f"a call with {len(args):,} arguments")
     machine.stack.append(called.make(args))
 
 

@@ -25,6 +25,8 @@ from paramscope.checkpoint.pickle_records import (
     Word,
 )
 
+# Nothing here may take longer for a pickle that hands the same million things to every call.
+MOST_ARGUMENTS = 16
 _LONGEST_KEY = 64
 
 
@@ -148,14 +150,24 @@ def storage(persistent_id: object) -> Storage:
         BrokenError: it is anything else.
     """
     match persistent_id:
-        case ("storage", StorageType(dtype), str() | int() as name, _, int(numel), *rest):
-            key = str(name)
-            match rest:
-                case [] | [None] if len(key) <= _LONGEST_KEY:
-                    return Storage(key, dtype, numel, 0, numel)
-                case [(_, int(start), int(part))] if len(key) <= _LONGEST_KEY:
-                    if min(start, part) >= 0 and start + part <= numel:
-                        return Storage(key, dtype, numel, start, part)
+        case ("storage", StorageType(dtype), str() | int() as name, _, int(numel)) | (
+            "storage",
+            StorageType(dtype),
+            str() | int() as name,
+            _,
+            int(numel),
+            None,
+        ) if len(str(name)) <= _LONGEST_KEY:
+            return Storage(str(name), dtype, numel, 0, numel)
+        case (
+            "storage",
+            StorageType(dtype),
+            str() | int() as name,
+            _,
+            int(numel),
+            (_, int(start), int(part)),
+        ) if len(str(name)) <= _LONGEST_KEY and min(start, part) >= 0 and start + part <= numel:
+            return Storage(str(name), dtype, numel, start, part)
     raise BrokenError(
         "its pickle refers to something outside it that is no storage of a tensor. "
         "The file is damaged, or not of torch.save."
@@ -197,7 +209,9 @@ def _same_tensor(args: tuple[object, ...]) -> object:
 def _with_state(args: tuple[object, ...]) -> object:
     """`_rebuild_from_type_v2(function, type, args, state)`: attributes are left out."""
     match args:
-        case (Word(name, make), _, tuple() as inner, *_) if name in _PLAIN_REBUILDS:
+        case (Word(name, make), _, tuple() as inner, *_) if (
+            name in _PLAIN_REBUILDS and len(inner) <= MOST_ARGUMENTS
+        ):
             return make(inner)
     raise _wrong("_rebuild_from_type_v2")
 
@@ -222,7 +236,9 @@ def _always(record: object) -> Callable[[tuple[object, ...]], object]:
 
 
 def _negated(metadata: object) -> bool:
-    return isinstance(metadata, Items) and any(
+    if not isinstance(metadata, Items):
+        return False
+    return len(metadata) > MOST_ARGUMENTS or any(
         key == "neg" and value is True
         for key, value in zip(metadata[::2], metadata[1::2], strict=True)
     )

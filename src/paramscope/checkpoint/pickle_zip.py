@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from paramscope.checkpoint.pickle_machine import Machine
+from paramscope.checkpoint.pickle_machine import Machine, text
 from paramscope.checkpoint.pickle_program import MOST_BYTES, run, steps
 from paramscope.checkpoint.pickle_records import BrokenError
 from paramscope.checkpoint.scattered import read_ranges
@@ -135,7 +135,7 @@ def _entries(directory: bytes, directory_start: int) -> dict[str, _Entry]:
     """The directory's entries by name, in its order; no two of them overlap."""
     found: dict[str, _Entry] = {}
     for entry in _lines(directory):
-        name = entry.name.decode("utf-8", "backslashreplace")
+        name = text(entry.name)
         if name in found:
             raise BrokenError(f"its zip directory names {name!r:.80} twice. It is damaged.")
         found[name] = entry
@@ -195,7 +195,7 @@ def _starts(source: Source, file: str, entries: list[_Entry]) -> list[int]:
     ranges = [(entry.header, _LOCAL.size + len(entry.name)) for entry in entries]
     starts = []
     for entry, local in zip(entries, read_ranges(source, file, ranges), strict=True):
-        name = entry.name.decode("utf-8", "backslashreplace")
+        name = text(entry.name)
         signature, _, flags, method, *_, name_bytes, extra_bytes = _LOCAL.unpack_from(local)
         if signature != b"PK\3\4" or name_bytes != len(entry.name) or local[30:] != entry.name:
             raise BrokenError(f"its zip entry {name!r:.80} is not where it should be. {_DAMAGED}")

@@ -85,14 +85,14 @@ def stored_tensor(
 
 def _numbers(name: str, saved: SavedTensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """Shape, strides and offset, in elements."""
-    shape = tuple(number for number in saved.shape if type(number) is int)
-    strides = tuple(number for number in saved.strides if type(number) is int)
+    few = max(len(saved.shape), len(saved.strides)) <= _MOST_DIMENSIONS
+    shape = tuple(number for number in saved.shape if type(number) is int) if few else ()
+    strides = tuple(number for number in saved.strides if type(number) is int) if few else ()
     first = saved.offset
     if (
         len(shape) != len(saved.shape)
         or len(strides) != len(saved.strides)
         or len(shape) != len(strides)
-        or len(shape) > _MOST_DIMENSIONS
         or type(first) is not int
         or not all(0 <= number < _LARGEST for number in (*shape, *strides, first))
     ):
