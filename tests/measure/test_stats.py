@@ -7,15 +7,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from paramscope.checkpoint.dtypes import DTYPES
-from paramscope.measure.stats import Moments, count_codes, stats_of_counts
+from paramscope.measure.stats import CodeCounts, Moments
 
 finite = st.floats(-1e3, 1e3, width=16)
 anything = st.floats(width=16)
 
 
 def counted(x: np.ndarray, threshold: float = 1e-8):
-    counts = count_codes(x.view(np.uint16), bits=16)
-    return stats_of_counts(counts, DTYPES["F16"].values(), zero_threshold=threshold)
+    counts = CodeCounts(16)
+    for block in np.array_split(x.view(np.uint16), 3):
+        counts.add(block)
+    return counts.stats(DTYPES["F16"].values(), zero_threshold=threshold)
 
 
 def summed(x: np.ndarray, threshold: float = 1e-8):
@@ -80,3 +82,18 @@ def test_entropy_of_equally_frequent_codes():
 def test_nothing_at_all():
     for stats in (counted(np.zeros(0, np.float16)), summed(np.zeros(0, np.float16))):
         assert (stats.numel, stats.mean, stats.sparsity) == (0, None, None)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("spread", [1, 2**5, 2**16])
+def test_every_code_is_counted(bits, blocks, spread):
+    rng = np.random.default_rng(0)
+    codes = (rng.integers(0, spread, size=10_001) + 0x7FE0).astype(f"u{bits // 8}")
+    counts = CodeCounts(bits)
+    for block in np.array_split(codes, blocks):
+        counts.add(block)
+    used, found = counts.used()
+    expected = np.unique(codes, return_counts=True)
+    np.testing.assert_array_equal(used, expected[0])
+    np.testing.assert_array_equal(found, expected[1])

@@ -49,7 +49,7 @@ class Rates:
     element_s: float
     decode_s: float
     hash_s: float = 0.0
-    overhead_s: float = 2e-4
+    overhead_s: float = 8e-4
     cores: int = 1
     together_s: Times = ()
 
@@ -119,7 +119,7 @@ def _machine() -> str:
 def measure_rates() -> Rates:
     """Time the kernels on all cores at once, one thread each; the best of a few, as noise adds."""
     from paramscope.checkpoint.dtypes import DTYPES
-    from paramscope.measure.stats import count_codes
+    from paramscope.measure.stats import CodeCounts
 
     rng = np.random.default_rng(0)
     square = rng.standard_normal((_GRAM_SIZE, _GRAM_SIZE))
@@ -131,7 +131,7 @@ def measure_rates() -> Rates:
         return Rates(
             gram_flops=_GRAM_SIZE**3 / best(lambda: square.T @ square, 5),
             eigen_s=tuple((k, best(_solve(k), 3)) for k in _EIGEN_SIZES),
-            element_s=best(lambda: count_codes(codes, bits=16), 3) / codes.size,
+            element_s=best(lambda: CodeCounts(16).add(codes), 3) / codes.size,
             decode_s=best(lambda: dtype.decode(codes), 3) / codes.size,
             hash_s=best(lambda: hashlib.sha256(data).digest(), 3) / len(data),
             cores=worker_count(),

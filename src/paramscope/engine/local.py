@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +33,7 @@ Cut = Callable[[View], Codes]
 
 _SHARE_OF_FREE_MEMORY = 0.6
 _GPU_THREADS = 2
+_GATHER_S = 0.05
 
 
 def memory_budget_bytes() -> int:
@@ -126,14 +128,21 @@ def run_tasks(
     those so large beside the rest that nothing could run beside them, or that they would still
     run when all else is done. The threads are daemons, so that leaving the iterator (Ctrl-C) does
     not wait for a matrix in flight. Of a remote checkpoint the next bytes are read while the
-    current ones are computed.
+    current ones are computed. Small matrices come last, one at a time: what they take is mostly
+    Python, and threads that wait for its lock take longer together than one does.
 
     Raises:
         ParamscopeError: the checkpoint could not be read further; what is finished was yielded.
     """
-    alone, beside = ([], list(tasks)) if crew.gpus else _split_by_size(tasks, crew)
-    for group, cores in ((alone, 1), (beside, crew.workers)):
-        with threadpool_limits(limits=max(1, crew.workers // cores), user_api="blas"):
+    light = [task for task in tasks if task.is_light]
+    heavy = [task for task in tasks if not task.is_light]
+    alone, beside = ([], heavy) if crew.gpus else _split_by_size(heavy, crew)
+    for group, cores, threads in (
+        (alone, 1, crew.workers),
+        (beside, crew.workers, 1),
+        (light, 1, 1),
+    ):
+        with threadpool_limits(limits=threads, user_api="blas"):
             yield from _run(group, checkpoint, cores, crew)
 
 
@@ -204,7 +213,7 @@ def _run(
     remaining = len(tasks)
     try:
         while remaining:
-            batch = _drain(finished)
+            batch = _drain(finished, at_most=remaining)
             remaining -= len(batch)
             yield batch
             errors = [item.error for item in batch if item.error is not None]
@@ -226,15 +235,20 @@ def _start(target: Callable[[], None], threads: int) -> None:
         threading.Thread(target=target, name="paramscope", daemon=True).start()
 
 
-def _drain(finished: queue.SimpleQueue[Finished]) -> list[Finished]:
-    """Everything that waits; up to 0.2 s for the first."""
+def _drain(finished: queue.SimpleQueue[Finished], *, at_most: int) -> list[Finished]:
+    """What finishes: up to 0.2 s for the first, and what comes within 50 ms of it.
+
+    Each batch is one transaction of the journal, which costs as much as a small matrix.
+    """
     batch: list[Finished] = []
     try:
         batch.append(finished.get(timeout=0.2))
-        while True:
-            batch.append(finished.get_nowait())
+        until = time.monotonic() + _GATHER_S
+        while len(batch) < at_most:
+            batch.append(finished.get(timeout=max(0.0, until - time.monotonic())))
     except queue.Empty:
-        return batch
+        pass
+    return batch
 
 
 def reader(task: Task, checkpoint: Checkpoint) -> Cut:

@@ -19,6 +19,7 @@ from paramscope.engine.work import is_truncated, wants_spectrum
 _FLOAT64_BYTES = 8
 _BLOCK_ELEMENTS = 2**21  # 16 MiB in float64: large for the kernels, small beside a Gram matrix
 _READ_AT_ONCE_BYTES = 2**25  # a tensor up to this size is read in one piece
+_LIGHT_S = 2e-3
 _KRYLOV_PASSES = 16  # typical of random weights
 
 
@@ -48,6 +49,11 @@ class Task:
     time_s: float
     gpu_time_s: float | None = None
     alone: bool = False
+
+    @property
+    def is_light(self) -> bool:
+        """Whether it is mostly Python, whose lock lets one thread at a time get on."""
+        return self.time_s < _LIGHT_S
 
     def moved_to(self, group: Sequence[Matrix]) -> Task:
         """The same work on matrices of the same shapes elsewhere."""
@@ -99,9 +105,9 @@ def largest_short_side(matrices: Iterable[Matrix]) -> int:
 
 def wall_time_s(tasks: Sequence[Task], workers: int) -> float:
     """Estimated time of all tasks on so many cores."""
-    beside = [task.time_s for task in tasks if not task.alone]
-    alone_s = sum(task.time_s for task in tasks if task.alone) / workers
-    return alone_s + max(sum(beside), max(beside, default=0.0)) / workers
+    light_s = sum(task.time_s for task in tasks if task.is_light)
+    others_s = sum(task.time_s for task in tasks if not task.is_light)
+    return others_s / workers + light_s
 
 
 def peak_bytes(tasks: Sequence[Task], workers: int) -> int:

@@ -24,7 +24,7 @@ from paramscope.measure.spectrum import (
     spectrum_of_eigenvalues,
     spectrum_of_rows,
 )
-from paramscope.measure.stats import Moments, Stats, count_codes, stats_of_counts
+from paramscope.measure.stats import CodeCounts, Moments, Stats
 from paramscope.measure.truncated import leading_spectrum
 
 _log = logging.getLogger(__name__)
@@ -202,18 +202,18 @@ def _no_spectrum(stats: Stats) -> str:
 def _one_pass(loaded: Loaded, settings: Settings, gram: Gram | None, arranging: Arranging) -> Stats:
     """Statistics, and the Gram matrix of the columns, from one reading of the rows."""
     dtype = loaded.dtype
-    counts = np.zeros(2**dtype.bits if dtype.countable else 0, dtype=np.int64)
+    counts = CodeCounts(dtype.bits)
     moments = Moments(settings.zero_threshold)
     for codes in loaded.by_rows():
         arranging.add(codes)
         if dtype.countable:
-            counts += count_codes(codes, bits=dtype.bits)
+            counts.add(codes)
         else:
             moments.add(codes)
         if gram is not None:
             gram.add(codes, dtype)
     if dtype.countable:
-        return stats_of_counts(counts, dtype.values(), zero_threshold=settings.zero_threshold)
+        return counts.stats(dtype.values(), zero_threshold=settings.zero_threshold)
     return moments.stats()
 
 

@@ -1,7 +1,7 @@
 """What depends on where the elements stand: a fingerprint of the content, rows of zeros.
 
 The fingerprint is made to find equal matrices at the speed of memory, not to withstand an
-attack. The bytes are taken in chunks of 64 KiB as 64-bit words w, and each chunk gives
+attack. The bytes are taken in chunks of 256 KiB as 64-bit words w, and each chunk gives
 
     h = Σ uᵢ·rᵢ  mod 2⁶⁴        u = w xor ⌊w / 2²⁹⌋,  r: fixed odd numbers that look random
 
@@ -24,7 +24,7 @@ import numpy.typing as npt
 Codes = npt.NDArray[Any]
 IsZero = Callable[[Codes], npt.NDArray[np.bool_]]
 
-_CHUNK_WORDS = 2**13  # 64 KiB: stays in the cache
+_CHUNK_WORDS = 2**15  # 256 KiB: stays in the cache, and is worth a call
 _CHUNK_BYTES = 8 * _CHUNK_WORDS
 _FIRST_LOOK = 64  # elements of a row that are looked at before all of it
 
@@ -110,7 +110,7 @@ class _Fingerprint:
             self._sums.append(_sum(data[start : start + _CHUNK_BYTES]))
 
     def hexdigest(self) -> str:
-        last = np.zeros(_CHUNK_BYTES, dtype=np.uint8)
+        last = np.zeros(-(-self._rest.size // 8) * 8, dtype=np.uint8)
         last[: self._rest.size] = self._rest
         numbers = [*self._sums, _sum(last), self._size_bytes]
         packed = b"".join(number.to_bytes(8, "little") for number in numbers)
@@ -121,7 +121,7 @@ def _sum(chunk: npt.NDArray[np.uint8]) -> int:
     words = chunk.view("<u8")
     mixed = words >> np.uint64(29)
     mixed ^= words
-    return int(mixed @ _weights())
+    return int(mixed @ _weights()[: len(mixed)])
 
 
 @cache

@@ -13,8 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_COUNT_BLOCK = 2**19  # bincount widens its input to int64: 4 MiB, which stays in the cache
+_NARROW = 2**15  # a range of codes that Arrow counts in a table instead of sorting
+_FEW = 2**18
 _SUM_BLOCK = 2**16
+
+Codes = npt.NDArray[Any]
+Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,37 +58,99 @@ class Stats:
         return self.nan_count == 0 and self.inf_count == 0
 
 
-def count_codes(codes: npt.NDArray[Any], *, bits: int) -> npt.NDArray[np.int64]:
-    """How often each code occurs.
+@dataclass(slots=True)
+class CodeCounts:
+    """How often each code of a narrow dtype occurs, taken in by blocks.
+
+    Attributes:
+        bits: of a code, 8 or 16.
+    """
+
+    bits: int
+    _used: Codes = field(default_factory=lambda: np.zeros(0, np.uint16))
+    _counts: Counts = field(default_factory=lambda: np.zeros(0, np.int64))
+    _table: Counts | None = None  # of all codes; made for the second block
+
+    def add(self, codes: Codes) -> None:
+        """Take in a block of unsigned integers, of any shape."""
+        if codes.size == 0:
+            return
+        flat = codes.view(f"u{self.bits // 8}").ravel(order="K")
+        used, counts = _count(flat, self.bits)
+        if self._table is None and not self._used.size:
+            self._used, self._counts = used, counts
+            return
+        if self._table is None:
+            self._table = np.zeros(2**self.bits, dtype=np.int64)
+            self._table[self._used] = self._counts
+        self._table[used] += counts
+
+    def used(self) -> tuple[Codes, Counts]:
+        """The codes that occur, ascending, and how often each does."""
+        if self._table is None:
+            return self._used, self._counts
+        used = np.flatnonzero(self._table > 0)
+        return used, self._table[used]
+
+    def stats(self, values: npt.NDArray[np.float64], *, zero_threshold: float) -> Stats:
+        """Statistics, where `values`, shape (2**bits,), has the value of each code."""
+        used, counts = self.used()
+        return stats_of_counts(counts, values[used], zero_threshold=zero_threshold)
+
+
+def _count(flat: Codes, bits: int) -> tuple[Codes, Counts]:
+    """The codes that occur, ascending, and how often each does.
+
+    16-bit codes are turned by one bit: with the sign at the low end, the codes of weights lie
+    close together, and a small table, which stays in the cache, counts them.
+    """
+    if bits == 8:
+        used, counts = _counted(flat, 0)
+        order = np.argsort(used)
+        return used[order], counts[order]
+    turned = flat << np.uint16(1)
+    turned |= flat >> np.uint16(15)
+    least = turned.min()
+    narrow = int(turned.max()) - int(least) < _NARROW
+    used, counts = _counted(turned, int(least) if narrow else None)
+    used = (used >> np.uint16(1)) | (used << np.uint16(15))
+    order = np.argsort(used, kind="stable")
+    return used[order], counts[order]
+
+
+def _counted(codes: Codes, least: int | None) -> tuple[Codes, Counts]:
+    """The codes that occur, and how often.
+
+    Arrow counts without Python's lock, so that cores count side by side, where numpy's `bincount`
+    keeps it; but for few codes it is slow, and a wide range it sorts.
 
     Args:
-        codes: unsigned integers of 8 or 16 bits, any shape.
-
-    Returns:
-        Counts, shape (2**bits,), int64. One pass.
+        least: the smallest code; None where they spread over a wide range.
     """
-    counts = np.zeros(2**bits, dtype=np.int64)
-    flat = codes.ravel(order="K")
-    for start in range(0, flat.size, _COUNT_BLOCK):
-        counts += np.bincount(flat[start : start + _COUNT_BLOCK], minlength=2**bits)
-    return counts
+    if least is None or codes.size < _FEW:
+        counts = np.bincount(codes - codes.dtype.type(least or 0))
+        used = np.flatnonzero(counts > 0)
+        return (used + (least or 0)).astype(codes.dtype), counts[used]
+    from pyarrow import array, compute
+
+    found = compute.mode(array(codes), n=_NARROW)
+    return found.field(0).to_numpy(), found.field(1).to_numpy()
 
 
 def stats_of_counts(
-    counts: npt.NDArray[np.int64], values: npt.NDArray[np.float64], *, zero_threshold: float
+    counts: Counts, values: npt.NDArray[np.float64], *, zero_threshold: float
 ) -> Stats:
     """Statistics from how often each value occurs.
 
     Args:
-        counts: shape (c,), int64.
-        values: the value of each code, shape (c,), float64; may hold NaN and Inf.
+        counts: shape (c,), int64, each at least 1.
+        values: what was counted, shape (c,), float64; may hold NaN and Inf.
         zero_threshold: elements with |x| up to this are counted as zero.
     """
-    used = np.flatnonzero(counts > 0)  # of booleans, ten times as fast as of counts
-    n_each, x = counts[used].astype(np.float64), values[used]
+    n_each, x = counts.astype(np.float64), values
     finite = np.isfinite(x)
-    nan_count = int(counts[used][np.isnan(x)].sum())
-    inf_count = int(counts[used][np.isinf(x)].sum())
+    nan_count = int(counts[np.isnan(x)].sum())
+    inf_count = int(counts[np.isinf(x)].sum())
     numel = int(counts.sum())
     p = n_each / numel if numel else n_each
     entropy = float(-(p * np.log2(p)).sum()) + 0.0 if numel else None
