@@ -139,8 +139,8 @@ def compare(choice: argparse.Namespace, folder: Path) -> None:
         script = [sys.executable, "-c", IDEAL, str(CORES), str(folder / "shapes.json")]
         ideal_s = float(timed(script).out)
         rows.append(["the kernels alone", ideal_s, ideal_s / ours.wall_s, ""])
-        each_s = (ours.wall_s - ideal_s) * CORES / counted
-        rows.append(["ours beyond the kernels, per row and core", each_s, each_s / ours.wall_s, ""])
+        each_s = (ours.wall_s - ideal_s) / counted
+        rows.append(["ours beyond the kernels, per row", each_s, "", ""])
         followed = [sys.executable, "-c", FOLLOWED, str(file), str(folder / "followed")]
         said = json.loads(timed(followed).out)
         share = said["said_s"] / said["took_s"]
@@ -154,7 +154,12 @@ def compare(choice: argparse.Namespace, folder: Path) -> None:
         other = timed([choice.weightwatcher_python, "-c", WEIGHTWATCHER, str(source)])
         rows.append(["WeightWatcher analyze, whole process", other.wall_s, 0.0, other.peak_mib])
     shown = [
-        [what, seconds(s), times(ratio or s / ours.wall_s), f"{mib:,.0f}" if mib else ""]
+        [
+            what,
+            seconds(s),
+            ratio if ratio == "" else times(ratio or s / ours.wall_s),
+            f"{mib:,.0f}" if mib else "",
+        ]
         for what, s, ratio, mib in rows
     ]
     layers = f", {choice.layers} layers" if choice.layers else ""

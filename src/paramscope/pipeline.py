@@ -24,7 +24,7 @@ from paramscope.engine.local import memory_budget_bytes, run_tasks
 from paramscope.engine.plan import Task, largest_short_side, plan
 from paramscope.options import Options
 from paramscope.progress import OnProgress, Progress, silent
-from paramscope.run_meta import file_hashes, run_facts, verdict, write_meta
+from paramscope.run_meta import FileHashes, run_facts, verdict, write_meta
 from paramscope.source import Source
 from paramscope.source.find import find_source, find_sources
 from paramscope.table.export import WRITERS, in_table_order, write_spectra
@@ -105,11 +105,13 @@ def analyze_source(source: Source, options: Options, progress: OnProgress) -> Ru
         matrices = dissect(checkpoint.tensors, checkpoint.config)
         folder = options.out or DEFAULT_OUT / folder_name(source.model_id)
         with Journal(folder, _identity(checkpoint, options), fresh=options.fresh) as journal:
-            measured = _measure(checkpoint, matrices, journal, options, crew, progress)
-            if not measured and (folder / META).is_file():
+            is_whole = (folder / META).is_file() and len(journal.done()) == len(matrices)
+            hashing = FileHashes(checkpoint) if options.hash_files and not is_whole else None
+            _measure(checkpoint, matrices, journal, options, crew, progress)
+            if is_whole:
                 write_tables(folder, journal, _missing_formats(folder, options.formats))
                 return Run(folder)
-            hashes = file_hashes(checkpoint) if options.hash_files else {}
+            hashes = hashing.result() if hashing else {}
             timing = {
                 "wall_s": round(time.perf_counter() - started, 3),
                 "matrices_s": round(journal.time_s(), 3),
@@ -141,8 +143,8 @@ def _measure(
     options: Options,
     crew: Crew,
     progress: OnProgress,
-) -> int:
-    """Measure what the journal does not have yet, store each result as it comes; how many."""
+) -> None:
+    """Measure what the journal does not have yet, and store each result as it comes."""
     position = {id(matrix): index for index, matrix in enumerate(matrices)}
     done = journal.done()
     tasks = plan(
@@ -174,7 +176,6 @@ def _measure(
                     for result in results
                 )
             follow.advance([finished.task for finished in batch], len(results))
-    return len(matrices) - len(done)
 
 
 class _Follow:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import paramscope
 from paramscope.anatomy.architecture import architecture
 from paramscope.checkpoint import Checkpoint
 from paramscope.engine import Crew
-from paramscope.engine.cores import worker_count
 from paramscope.engine.gpu import gpu_name
 from paramscope.files import write_whole
 from paramscope.options import Options
@@ -42,16 +41,34 @@ def verdict(checkpoint: Checkpoint, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def file_hashes(checkpoint: Checkpoint) -> dict[str, str]:
-    """SHA-256 of the weight files, several files at a time."""
-    with ThreadPoolExecutor(max_workers=worker_count()) as pool:
-        return dict(
-            zip(
-                checkpoint.weight_files,
-                pool.map(checkpoint.source.sha256, checkpoint.weight_files),
-                strict=True,
-            )
-        )
+class FileHashes:
+    """SHA-256 of the weight files, taken while the matrices are measured."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Begin; the thread is a daemon, so that leaving does not wait for it."""
+        self._checkpoint = checkpoint
+        self._hashes: dict[str, str] = {}
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._hash, name="paramscope-hash", daemon=True)
+        self._thread.start()
+
+    def _hash(self) -> None:
+        try:
+            for file in self._checkpoint.weight_files:
+                self._hashes[file] = self._checkpoint.source.sha256(file)
+        except Exception as error:  # handed to whoever waits
+            self._error = error
+
+    def result(self) -> dict[str, str]:
+        """The hash of every weight file, in hexadecimal digits, once all are taken.
+
+        Raises:
+            SourceError: a file could not be read.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._hashes
 
 
 def run_facts(

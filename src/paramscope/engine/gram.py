@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from paramscope.checkpoint.dtypes import Codes, Dtype
-from paramscope.measure.spectrum import Spectrum, add_gram, spectrum_of_gram
+from paramscope.measure.spectrum import Float64, Spectrum, add_gram, spectrum_of_gram
 
 
 class Gram(Protocol):
@@ -40,10 +40,12 @@ class CpuGram:
     """Float64 in the main memory, BLAS and LAPACK through numpy."""
 
     def __init__(self, k: int) -> None:
-        self._gram = np.zeros((k, k))
+        self._k = k
+        self._gram: Float64 | None = None
 
     def add(self, codes: Codes, dtype: Dtype) -> None:
-        add_gram(self._gram, dtype.decode(codes))
+        self._gram = add_gram(self._gram, dtype.decode(codes))
 
     def spectrum(self, *, long_side: int) -> Spectrum:
-        return spectrum_of_gram(self._gram, long_side=long_side)
+        gram = np.zeros((self._k, self._k)) if self._gram is None else self._gram
+        return spectrum_of_gram(gram, long_side=long_side)

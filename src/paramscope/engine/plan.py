@@ -17,7 +17,7 @@ from paramscope.engine.factors import factors_of
 from paramscope.engine.work import is_truncated, wants_spectrum
 
 _FLOAT64_BYTES = 8
-_BLOCK_ELEMENTS = 2**21  # 16 MiB in float64: large for the kernels, small beside a Gram matrix
+_BLOCK_ELEMENTS = 2**22  # 32 MiB in float64: most matrices are one block, and one product
 _READ_AT_ONCE_BYTES = 2**25  # a tensor up to this size is read in one piece
 _LIGHT_S = 2e-3
 _KRYLOV_PASSES = 16  # typical of random weights

@@ -57,19 +57,27 @@ class Spectrum:
     complete: bool = True
 
 
-def add_gram(gram: Float64, block: Float64) -> None:
-    """gram += blockᵀ·block, the lower triangle of it at least.
+def add_gram(gram: Float64 | None, block: Float64) -> Float64:
+    """gram + blockᵀ·block, the lower triangle of it at least.
 
     Args:
-        gram: shape (k, k), float64; changed in place. Only its lower triangle is meaningful.
+        gram: shape (k, k), float64; changed in place. None for the first block.
         block: shape (b, k), float64.
+
+    Returns:
+        The sum, shape (k, k); only its lower triangle is meaningful.
 
     Cost: b·k² floating-point operations (a symmetric product needs half of a full one).
     """
-    k = gram.shape[0]
+    k = block.shape[1]
     if k <= _TILE:
-        gram += block.T @ block
-        return
+        product: Float64 = block.T @ block
+        if gram is None:
+            return product
+        gram += product
+        return gram
+    if gram is None:
+        gram = np.zeros((k, k))
     for start in range(0, k, _TILE):
         rows = block[:, start : start + _TILE]
         gram[start : start + _TILE, start : start + _TILE] += rows.T @ rows
@@ -77,6 +85,7 @@ def add_gram(gram: Float64, block: Float64) -> None:
             gram[start : start + _TILE, column : column + _TILE] += (
                 rows.T @ block[:, column : column + _TILE]
             )
+    return gram
 
 
 def spectrum_of_gram(gram: Float64, *, long_side: int) -> Spectrum:
