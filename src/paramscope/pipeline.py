@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -159,7 +159,9 @@ def _measure(
         for task in tasks
     ]
     todo = [task for task in todo if task.matrices]
-    follow = _Follow(checkpoint.source.model_id, len(matrices), len(done), tasks, todo, progress)
+    follow = _Follow(
+        checkpoint.source.model_id, len(matrices), len(done), tasks, todo, crew.workers, progress
+    )
     batches = run_tasks(todo, checkpoint, crew)
     with closing(batches):
         for batch in batches:
@@ -188,20 +190,27 @@ class _Follow:
         done: int,
         tasks: Iterable[Task],
         todo: Iterable[Task],
+        workers: int,
         listener: OnProgress,
     ) -> None:
         work_total = sum(task.time_s for task in tasks)
         work_before = work_total - sum(task.time_s for task in todo)
+        self._workers = workers
         self._started = time.perf_counter()
         self._listener = listener
         self._now = Progress(label, done, total, work_before, work_total, 0.0, work_before)
         listener(self._now)
 
-    def advance(self, tasks: Iterable[Task], results: int) -> None:
+    def advance(self, tasks: Sequence[Task], results: int) -> None:
+        finished = [task.time_s for task in tasks]
+        under_way = self._now.work_under_way
+        if finished:  # every worker is, on average, in the middle of a task like the last one
+            under_way = finished[-1] / 2 * (1 if tasks[-1].alone else self._workers)
         self._now = replace(
             self._now,
             done=self._now.done + results,
-            work_done=self._now.work_done + sum(task.time_s for task in tasks),
+            work_done=self._now.work_done + sum(finished),
+            work_under_way=under_way,
             elapsed_s=time.perf_counter() - self._started,
         )
         self._listener(self._now)

@@ -16,6 +16,7 @@ class Progress:
         work_done, work_total: estimated seconds of work on one core; the ETA comes from these.
         elapsed_s: since this run, or its resumption, began.
         work_before: work that was done before a resumption.
+        work_under_way: what is likely done of the work begun and not finished.
     """
 
     label: str
@@ -25,14 +26,15 @@ class Progress:
     work_total: float
     elapsed_s: float
     work_before: float = 0.0
+    work_under_way: float = 0.0
 
     @property
     def eta_s(self) -> float | None:
         """Seconds to go, from the work and the speed so far; None before anything finished."""
-        fresh = self.work_done - self.work_before
-        if fresh <= 0.0:
+        if self.work_done <= self.work_before:
             return None
-        return (self.work_total - self.work_done) * self.elapsed_s / fresh
+        done = min(self.work_done + self.work_under_way, self.work_total)
+        return (self.work_total - done) * self.elapsed_s / (done - self.work_before)
 
 
 OnProgress = Callable[[Progress], None]
