@@ -1,13 +1,15 @@
 """How the time grows: with the size of a matrix, and with their number.
 
-    python benchmarks/scaling.py
+    python benchmarks/scaling.py [--draw]
 
 One square matrix of each size on all cores, as a run would do it; and whole runs over more and
-more matrices of one size. The picture goes to docs/images/scaling.png.
+more matrices of one size. The picture goes to docs/images/scaling.png; `--draw` draws it again from
+the results that are kept.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from matrices import best, task_of
-from measured import CORES, record, seconds, timed
+from measured import CORES, RESULTS, record, seconds, timed
 from paramscope.engine.local import measure_task
 from shapes import write_checkpoint
 
@@ -27,6 +29,17 @@ PICTURE = Path(__file__).parent.parent / "docs" / "images" / "scaling.png"
 
 
 def main() -> None:
+    if "--draw" not in sys.argv:
+        measure()
+    draw(kept("scaling-size"), kept("scaling-count"))
+
+
+def kept(name: str) -> dict[int, float]:
+    rows = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))["rows"]
+    return {int(row[0].replace(",", "")): float(row[1]) for row in rows}
+
+
+def measure() -> None:
     by_size = {n: time_of(n) for n in SIZES}
     by_count = {count: run_of(count) for count in COUNTS}
     record(
@@ -41,7 +54,6 @@ def main() -> None:
         ["matrices", "seconds", "ms per matrix"],
         [[f"{n:,}", seconds(s), f"{s * 1e3 / n:.3f}"] for n, s in by_count.items()],
     )
-    draw(by_size, by_count)
 
 
 def time_of(n: int) -> float:
@@ -64,6 +76,7 @@ def run_of(count: int) -> float:
 
 def draw(by_size: dict[int, float], by_count: dict[int, float]) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -76,7 +89,10 @@ def draw(by_size: dict[int, float], by_count: dict[int, float]) -> None:
         guide = y[-1] * (x / x[-1]) ** power
         axes.loglog(x, guide, "--", color="#888888", label=scale)
         axes.set(xlabel=label, ylabel="seconds")
-        axes.grid(visible=True, which="both", alpha=0.25)
+        shown = list(times)[:: 2 if power == 3 else 1]
+        axes.set_xticks(shown, [f"{n:,}" for n in shown])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid(visible=True, which="major", alpha=0.25)
         axes.legend()
     left.set_title(f"One matrix on {CORES} cores")
     right.set_title(f"Runs over {SMALL[0]} × {SMALL[1]} matrices")
