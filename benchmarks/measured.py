@@ -52,7 +52,7 @@ def record(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequenc
     RESULTS.mkdir(exist_ok=True)
     result = {
         "title": title,
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_arguments()]),
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "versions": versions(),
@@ -66,6 +66,11 @@ def record(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequenc
     print(title)
     for row in shown:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+def _arguments() -> list[str]:
+    """As given, absolute paths by their last part: they say nothing elsewhere."""
+    return [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
 
 
 def machine() -> dict[str, Any]:

@@ -149,11 +149,11 @@ def benchmarks_page() -> str:
             "![Time against n³ and against the number of matrices](images/scaling.png)",
             "",
             "Left: below n = 512 what a matrix costs whatever its size shows, and small products",
-            "use the cores less well; above, the time follows n³. The step after n = 2,048 is where",
-            "the Gram matrix (8·n² bytes) outgrows the third-level cache, and the eigenvalue",
+            "use the cores less well; above, the time follows n³. The step after n = 2,048 is",
+            "where the Gram matrix (8·n² bytes) outgrows the third-level cache, and the eigenvalue",
             "solver, which reads it over and over, waits for memory. Right: half a second is the",
-            "program's start and the tables; beyond some thousand matrices the time is proportional",
-            "to their number.",
+            "program's start and the tables; beyond some thousand matrices the time is",
+            "proportional to their number.",
             "",
         ]
     return NOTICE + "\n".join(lines)
