@@ -41,6 +41,14 @@ def structure_view(structure: Structure) -> Iterator[str]:
     yield f"Tensors:    {structure.tensors:,} stored, {len(structure.matrices):,} after splitting"
     dtypes = sorted({matrix.tensor.stored_dtype for matrix in structure.matrices})
     yield f"Dtypes:     {', '.join(dtypes)}"
+    for scheme, group in _by_scheme(structure).items():
+        weights, nbytes = sum(m.numel for m in group), sum(m.nbytes for m in group)
+        bits = 8 * nbytes / max(1, weights)
+        yield f"Packed:     {len(group):,} × {printable(scheme, 40)}, {bits:.2f} bits per weight"
+    refused = [matrix for matrix in structure.matrices if matrix.refusal]
+    if refused:
+        yield f"Refused:    {len(refused):,}, such as {printable(refused[0].tensor.name, 50)}:"
+        yield f"            {printable(refused[0].refusal, 66)}"
     yield (
         f"A full analysis here takes about {duration_text(structure.time_s)} "
         f"and {bytes_text(structure.memory_bytes)} of memory."
@@ -65,6 +73,14 @@ def _by_role(structure: Structure) -> dict[tuple[str, str, str], list[Matrix]]:
     groups: dict[tuple[str, str, str], list[Matrix]] = defaultdict(list)
     for matrix in structure.matrices:
         groups[matrix.tower, matrix.role, matrix.block_type].append(matrix)
+    return groups
+
+
+def _by_scheme(structure: Structure) -> dict[str, list[Matrix]]:
+    groups: dict[str, list[Matrix]] = defaultdict(list)
+    for matrix in structure.matrices:
+        if matrix.tensor.scheme:
+            groups[matrix.tensor.scheme].append(matrix)
     return groups
 
 
