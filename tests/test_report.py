@@ -111,6 +111,8 @@ STAGES = {
 DYING = """
     import importlib, os, sys
     from pathlib import Path
+    from paramscope.engine import local
+    local._GATHER_S = 0.0  # every row is a transaction of its own
     model, out, where = sys.argv[1:]
     if where:
         module, name, calls = where.split(":")

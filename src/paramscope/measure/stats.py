@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 _NARROW = 2**15  # a range of codes that Arrow counts in a table instead of sorting
 _FEW = 2**18
+_COUNT_BLOCK = 2**21  # what is made of it stays in the cache that cores share
 _SUM_BLOCK = 2**16
 
 Codes = npt.NDArray[Any]
@@ -76,7 +77,10 @@ class CodeCounts:
         if codes.size == 0:
             return
         flat = codes.view(f"u{self.bits // 8}").ravel(order="K")
-        used, counts = _count(flat, self.bits)
+        for start in range(0, flat.size, _COUNT_BLOCK):
+            self._add(*_count(flat[start : start + _COUNT_BLOCK], self.bits))
+
+    def _add(self, used: Codes, counts: Counts) -> None:
         if self._table is None and not self._used.size:
             self._used, self._counts = used, counts
             return

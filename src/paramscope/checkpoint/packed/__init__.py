@@ -60,6 +60,8 @@ def unpack(
         Tensors that together own each stored tensor exactly once; a weight stands where its codes
         stood.
     """
+    if not any(map(_may_be_a_part, stored)):
+        return tuple(stored)
     left = {tensor.name: tensor for tensor in stored}
     packed: dict[str, PackedTensor] = {}  # by the name of the codes
     names = set(left)
@@ -72,6 +74,11 @@ def unpack(
             packed[weight.parts[0].name] = weight
             names.add(weight.name)
     return tuple(_in_order(stored, left, packed))
+
+
+def _may_be_a_part(tensor: StoredTensor) -> bool:
+    """Whether a packed weight may be made of it: every scheme has codes, or states of its own."""
+    return tensor.dtype.kind != "float" or "lora" in tensor.name or "quant" in tensor.name
 
 
 def _alone(
