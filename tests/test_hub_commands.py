@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.numpy import save
 
 from handmade import header_of
@@ -260,3 +262,38 @@ def test_the_token_goes_to_the_endpoint_and_into_no_file(hub, tmp_path):
     assert not any(request.token for request in elsewhere)
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("container", "file"), [("pytorch", "pytorch_model.bin"), ("gguf", "model-F16.gguf")]
+)
+def test_other_containers_are_read_by_ranges_too(hub, tmp_path, container, file):
+    weights = tensors(layers=4, hidden=640)
+    written = tmp_path / file
+    if container == "pytorch":
+        torch.save({name: torch.from_numpy(tensor) for name, tensor in weights.items()}, written)
+    else:
+        writer = gguf.GGUFWriter(str(written), "llama")
+        writer.add_block_count(4)
+        for name, tensor in weights.items():
+            writer.add_tensor(name, tensor)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    files = {"model.safetensors": save(weights), file: written.read_bytes(), "config.json": CONFIG}
+    hub.add("org/name", files)
+    run(hub, tmp_path, "inspect", "org/name", "--format", container)
+    assert hub.bytes_sent(file) < 0.3 * len(files[file])
+    run(hub, tmp_path, "analyze", str(written), "--out", "local")
+    formats = f"csv,{container}"
+    run(hub, tmp_path, "analyze", "org/name", "--stream", "--format", formats, "--out", "streamed")
+    assert hub.bytes_sent("model.safetensors") == 0
+    local, streamed = (
+        [
+            {k: v for k, v in row.items() if k not in ("model_id", "revision")}
+            for row in table(folder)
+        ]
+        for folder in (tmp_path / "local", tmp_path / "streamed")
+    )
+    assert streamed == local
