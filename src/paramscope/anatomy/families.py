@@ -68,8 +68,10 @@ LEAVES = (
 )
 
 # Lists whose index is the layer, and lists of that kind whose index is not.
+GGUF_LISTS = r"(?:\w+_)?blk|convnext|posnet|deepstack"  # lists that no other naming has
 LAYER_LISTS = (
-    r"layers?|h|(?:\w+_)?blk|convnext|posnet|deepstack|(?:\w+_)?blocks?|\w+_layers|resblocks|albert_layer_groups|stages|conformer"
+    rf"layers?|h|{GGUF_LISTS}|(?:\w+_)?blocks?|\w+_layers|resblocks|albert_layer_groups|stages"
+    r"|conformer"
     r"|encoders|self_attends|mixers|network|mtp|nextn_predict_layers"
 )
 NOT_LAYER_LISTS = (

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from paramscope.anatomy.families import GATED_ATTENTION, Context, Row
 
-# Lists of layers that no other naming has, and the first words of names, which tell the tower.
-GGUF_LISTS = r"(?:\w+_)?blk|convnext|posnet|deepstack"
+# The first words of names, which tell the tower.
 TOWERS = {"v": "vision", "a": "audio", "enc": "encoder", "dec": "decoder"}
 
 # Linear attention that llama.cpp stores among the state spaces.

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from paramscope.anatomy.families import (
     EXPERT_LISTS,
+    GGUF_LISTS,
     LABELS,
     LAYER_LISTS,
     LAYER_SUBLISTS,
@@ -18,7 +19,7 @@ from paramscope.anatomy.families import (
     PER_KIND_LISTS,
     WRAPPED,
 )
-from paramscope.anatomy.gguf_families import GGUF_LISTS, TOWERS
+from paramscope.anatomy.gguf_families import TOWERS
 
 # A number is a segment of its own, or ends `expert_3`. One that comes right before the leaf
 # counts the children of a Sequential (`mlp.0.weight`, `mlp.2.weight`) and stays in the pattern.

@@ -271,6 +271,14 @@ class Checkpoint:
         return self.read_stored(tensor, start, stop)
 
 
+def read_elements(source: Source, tensor: StoredTensor, start: int, stop: int) -> Codes:
+    """Elements `start … stop` in C order, as codes; only their bytes are read."""
+    code = np.dtype(tensor.dtype.code)
+    offset = tensor.offset_bytes + start * code.itemsize
+    data = source.read(tensor.file, offset, (stop - start) * code.itemsize)
+    return np.frombuffer(data, dtype=code)
+
+
 def read_json(source: Source, file: str) -> Any:
     """A small JSON file of the source, or None where there is none or it cannot be read."""
     size_bytes = source.files().get(file)

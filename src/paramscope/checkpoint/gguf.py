@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from paramscope.checkpoint import Checkpoint, TokenList
+from paramscope.checkpoint import Checkpoint, TokenList, read_elements
 from paramscope.checkpoint.gguf_config import config_of, notes_on
 from paramscope.checkpoint.gguf_header import Header, LongArray, read_header
 from paramscope.checkpoint.gguf_tensors import Placed, place, weights
-from paramscope.checkpoint.safetensors import read_elements
+from paramscope.checkpoint.scattered import each
 from paramscope.errors import CheckpointError
 from paramscope.source import Source
 
-_HEADERS_AT_ONCE = 8
 _MOST_TOKENS = 2**22
 
 
@@ -37,7 +35,7 @@ def open_gguf(source: Source, files: Sequence[str], index: str | None) -> Checkp
     """
     digest = hashlib.sha256()
     headers: list[Header] = []
-    for header in _headers(source, sorted(files)):
+    for header in each(source, partial(read_header, source), sorted(files)):
         digest.update(f"{header.file}\0{source.files()[header.file]}\0".encode())
         digest.update(header.content)
         headers.append(header)
@@ -59,14 +57,6 @@ def open_gguf(source: Source, files: Sequence[str], index: str | None) -> Checkp
         notes=(*notes, *notes_on(first, shapes)),
         own_tokens=_own_tokens(source, _main(headers)),
     )
-
-
-def _headers(source: Source, files: Sequence[str]) -> Iterable[Header]:
-    """The files' headers in order; over a network, several are asked for at once."""
-    if not source.remote or len(files) == 1:
-        return (read_header(source, file) for file in files)
-    with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
-        return list(pool.map(partial(read_header, source), files))
 
 
 def _series_notes(headers: Sequence[Header]) -> Iterable[str]:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from paramscope.checkpoint import Checkpoint, StoredTensor
+from paramscope.checkpoint import Checkpoint, StoredTensor, read_elements
 from paramscope.checkpoint.dtypes import Codes
 from paramscope.checkpoint.pickle_legacy import read_legacy
 from paramscope.checkpoint.pickle_records import BrokenError
 from paramscope.checkpoint.pickle_zip import read_zip
-from paramscope.checkpoint.safetensors import read_elements
 from paramscope.checkpoint.scattered import each
 from paramscope.checkpoint.shards import Shard, merge, read_weight_map
 from paramscope.checkpoint.state_dict import few, state_dict, without_prefix

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from paramscope.checkpoint.pickle_machine import Machine
-from paramscope.checkpoint.pickle_program import MOST_BYTES, run, steps
+from paramscope.checkpoint.pickle_program import MOST_BYTES, MOST_STEPS, run
 from paramscope.checkpoint.pickle_records import BrokenError, Storage
 from paramscope.checkpoint.scattered import read_ranges
 from paramscope.checkpoint.storages import Place, Program
@@ -61,7 +61,7 @@ def _machine(source: Source, file: str) -> Machine:
             )
         return source.read(file, 0, min(max(_FIRST_READ_BYTES, 4 * wanted_bytes), file_bytes))
 
-    return Machine(b"", steps(file_bytes), more)
+    return Machine(b"", MOST_STEPS, more)
 
 
 def _keys(keys: object) -> list[str]:

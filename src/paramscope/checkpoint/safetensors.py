@@ -9,18 +9,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, TypeGuard
 
-import numpy as np
-
-from paramscope.checkpoint import Checkpoint, StoredTensor
-from paramscope.checkpoint.dtypes import DTYPES, Codes
+from paramscope.checkpoint import Checkpoint, StoredTensor, read_elements
+from paramscope.checkpoint.dtypes import DTYPES
 from paramscope.checkpoint.scattered import each
 from paramscope.checkpoint.shards import Shard, merge, read_weight_map
 from paramscope.errors import CheckpointError
 from paramscope.source import Source
 
-INDEX = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 
 
@@ -49,18 +47,10 @@ def open_safetensors(source: Source, files: Sequence[str], index: str | None) ->
         tensors=merged.tensors,
         stored=merged.tensors,
         weight_files=tuple(files),
-        read_stored=lambda tensor, start, stop: read_elements(source, tensor, start, stop),
+        read_stored=partial(read_elements, source),
         header_digest=merged.header_digest,
         notes=merged.notes,
     )
-
-
-def read_elements(source: Source, tensor: StoredTensor, start: int, stop: int) -> Codes:
-    """Elements `start … stop` in C order, as codes; only their bytes are read."""
-    code = np.dtype(tensor.dtype.code)
-    offset = tensor.offset_bytes + start * code.itemsize
-    data = source.read(tensor.file, offset, (stop - start) * code.itemsize)
-    return np.frombuffer(data, dtype=code)
 
 
 def _header_bytes(source: Source, file: str) -> bytes:
