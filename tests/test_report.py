@@ -112,7 +112,8 @@ DYING = """
     import importlib, os, sys
     from pathlib import Path
     from paramscope.engine import local
-    local._GATHER_S = 0.0  # every row is a transaction of its own
+    gather = local._drain
+    local._drain = lambda finished, at_most: gather(finished, at_most=1)  # a row a transaction
     model, out, where = sys.argv[1:]
     if where:
         module, name, calls = where.split(":")
