@@ -6,7 +6,7 @@ import datetime
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +107,10 @@ def analyze_source(source: Source, options: Options, progress: OnProgress) -> Ru
         with Journal(folder, _identity(checkpoint, options), fresh=options.fresh) as journal:
             is_whole = (folder / META).is_file() and len(journal.done()) == len(matrices)
             hashing = FileHashes(checkpoint) if options.hash_files and not is_whole else None
-            _measure(checkpoint, matrices, journal, options, crew, progress)
+            hashes = _measure(checkpoint, matrices, journal, options, crew, hashing, progress)
             if is_whole:
                 write_tables(folder, journal, _missing_formats(folder, options.formats))
                 return Run(folder)
-            hashes = hashing.result() if hashing else {}
             timing = {
                 "wall_s": round(time.perf_counter() - started, 3),
                 "matrices_s": round(journal.time_s(), 3),
@@ -142,15 +141,21 @@ def _measure(
     journal: Journal,
     options: Options,
     crew: Crew,
+    hashing: FileHashes | None,
     progress: OnProgress,
-) -> None:
-    """Measure what the journal does not have yet, and store each result as it comes."""
+) -> dict[str, str]:
+    """Measure what the journal does not have yet, and store each result as it comes.
+
+    Returns:
+        The files' hashes, where they are taken.
+    """
     position = {id(matrix): index for index, matrix in enumerate(matrices)}
     done = journal.done()
+    machine = rates(largest_short_side(matrices))
     tasks = plan(
         matrices,
         options.settings,
-        rates(largest_short_side(matrices)),
+        machine,
         remote=checkpoint.source.remote,
         gpu=gpu_rates(crew.gpus[0]) if crew.gpus else None,
     )
@@ -160,7 +165,12 @@ def _measure(
     ]
     todo = [task for task in todo if task.matrices]
     follow = _Follow(
-        checkpoint.source.model_id, len(matrices), len(done), tasks, todo, crew.workers, progress
+        Progress(checkpoint.source.model_id, len(done), len(matrices), 0.0, 0.0, 0.0),
+        tasks,
+        todo,
+        crew.workers,
+        _HashWork(hashing, machine.hash_s),
+        progress,
     )
     batches = run_tasks(todo, checkpoint, crew)
     with closing(batches):
@@ -178,6 +188,22 @@ def _measure(
                     for result in results
                 )
             follow.advance([finished.task for finished in batch], len(results))
+    hashes = hashing.result() if hashing else {}
+    follow.advance((), 0)
+    return hashes
+
+
+@dataclass(frozen=True)
+class _HashWork:
+    """The hashing of files as a share of the work: it takes a core while it lasts."""
+
+    hashing: FileHashes | None
+    hash_s: float
+
+    def done_and_left_s(self) -> tuple[float, float]:
+        if self.hashing is None:
+            return 0.0, 0.0
+        return self.hashing.read_bytes * self.hash_s, self.hashing.left_bytes * self.hash_s
 
 
 class _Follow:
@@ -185,33 +211,42 @@ class _Follow:
 
     def __init__(
         self,
-        label: str,
-        total: int,
-        done: int,
+        begun: Progress,
         tasks: Iterable[Task],
         todo: Iterable[Task],
         workers: int,
+        hash_work: _HashWork,
         listener: OnProgress,
     ) -> None:
-        work_total = sum(task.time_s for task in tasks)
-        work_before = work_total - sum(task.time_s for task in todo)
+        self._tasks_s = sum(task.time_s for task in tasks)
+        self._done_s = self._tasks_s - sum(task.time_s for task in todo)
         self._workers = workers
+        self._hash_work = hash_work
         self._started = time.perf_counter()
         self._listener = listener
-        self._now = Progress(label, done, total, work_before, work_total, 0.0, work_before)
-        listener(self._now)
+        self._now = replace(begun, work_before=self._done_s)
+        self._tell()
 
     def advance(self, tasks: Sequence[Task], results: int) -> None:
         finished = [task.time_s for task in tasks]
         under_way = self._now.work_under_way
         if finished:  # every worker is, on average, in the middle of a task like the last one
             under_way = finished[-1] / 2 * (1 if tasks[-1].alone else self._workers)
+        self._done_s += sum(finished)
         self._now = replace(
             self._now,
             done=self._now.done + results,
-            work_done=self._now.work_done + sum(finished),
             work_under_way=under_way,
             elapsed_s=time.perf_counter() - self._started,
+        )
+        self._tell()
+
+    def _tell(self) -> None:
+        hashed_s, left_s = self._hash_work.done_and_left_s()
+        self._now = replace(
+            self._now,
+            work_done=self._done_s + hashed_s,
+            work_total=self._tasks_s + hashed_s + left_s,
         )
         self._listener(self._now)
 

@@ -42,10 +42,17 @@ def verdict(checkpoint: Checkpoint, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 class FileHashes:
-    """SHA-256 of the weight files, taken while the matrices are measured."""
+    """SHA-256 of the weight files, taken while the matrices are measured.
+
+    Attributes:
+        read_bytes: how much was read so far.
+        left_bytes: how much there is at most still to read.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Begin; the thread is a daemon, so that leaving does not wait for it."""
+        self.read_bytes = 0
+        self.left_bytes = sum(checkpoint.source.files()[file] for file in checkpoint.weight_files)
         self._checkpoint = checkpoint
         self._hashes: dict[str, str] = {}
         self._error: Exception | None = None
@@ -54,10 +61,18 @@ class FileHashes:
 
     def _hash(self) -> None:
         try:
-            for file in self._checkpoint.weight_files:
-                self._hashes[file] = self._checkpoint.source.sha256(file)
+            source, files = self._checkpoint.source, self._checkpoint.weight_files
+            left_bytes = self.left_bytes
+            for file in files:
+                self._hashes[file] = source.sha256(file, self._advance)
+                left_bytes -= source.files()[file]
+                self.left_bytes = left_bytes  # a file whose hash is known is not read
         except Exception as error:  # handed to whoever waits
             self._error = error
+
+    def _advance(self, size_bytes: int) -> None:
+        self.read_bytes += size_bytes
+        self.left_bytes -= size_bytes
 
     def result(self) -> dict[str, str]:
         """The hash of every weight file, in hexadecimal digits, once all are taken.

@@ -123,13 +123,14 @@ def inspect_source(source: Source, container: str | None = None) -> Structure:
         matrices = dissect(checkpoint.tensors, checkpoint.config)
         machine, workers = rates(largest_short_side(matrices)), worker_count()
         tasks = plan(matrices, Settings(), machine)
-        hashed_bytes = max(map(source.files().__getitem__, checkpoint.weight_files), default=0)
+        hashed = () if source.remote else checkpoint.weight_files  # the Hub vouches for its own
+        hash_s = machine.hash_s * sum(source.files()[file] for file in hashed)
         return Structure(
             model=model_facts(checkpoint),
             matrices=tuple(matrices),
             nbytes=sum(tensor.nbytes for tensor in checkpoint.stored),
             tensors=len(checkpoint.stored),
-            time_s=_START_S + wall_time_s(tasks, workers) + hashed_bytes * machine.hash_s,
+            time_s=_START_S + wall_time_s(tasks, workers) + hash_s / workers,
             memory_bytes=peak_bytes(tasks, workers),
             notes=checkpoint.notes,
         )

@@ -99,12 +99,13 @@ def test_commit_and_hashes_are_recorded_for_the_run(model: Hub, get: Callable[..
     assert record["model_id"] == MODEL
     assert record["revision"] == result.revision
     assert record["complete"] is True
-    source = LocalSource(result.folder)
+    source, read = LocalSource(result.folder), []
     assert (source.model_id, source.revision) == (MODEL, result.revision)
     for path, content in FILES.items():
         assert record["files"][path]["sha256"] == hashlib.sha256(content).hexdigest()
         assert record["files"][path]["size_bytes"] == len(content)
-        assert source.sha256(path) == record["files"][path]["sha256"]
+        assert source.sha256(path, read.append) == record["files"][path]["sha256"]
+    assert not read  # the download's hash holds as long as the file is untouched
 
 
 def test_a_second_download_fetches_nothing(model: Hub, get: Callable[..., DownloadResult]):

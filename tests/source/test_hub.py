@@ -50,10 +50,12 @@ def test_files_have_sizes_hashes_and_the_commit(either: Hub):
     assert source.files() == {"config.json": 8, "empty.txt": 0, WEIGHTS: len(DATA)}
     assert source.revision == either.repos[MODEL].branches["main"]
     assert (source.model_id, source.location) == (MODEL, MODEL)
-    assert source.sha256(WEIGHTS) == hashlib.sha256(DATA).hexdigest()
-    assert source.sha256("config.json") == hashlib.sha256(b'{"a": 1}').hexdigest()
-    assert source.sha256("empty.txt") == hashlib.sha256(b"").hexdigest()
-    assert either.requests(WEIGHTS) == []
+    read: list[int] = []
+    assert source.sha256(WEIGHTS, read.append) == hashlib.sha256(DATA).hexdigest()
+    assert read == either.requests(WEIGHTS) == []
+    assert source.sha256("config.json", read.append) == hashlib.sha256(b'{"a": 1}').hexdigest()
+    assert source.sha256("empty.txt", read.append) == hashlib.sha256(b"").hexdigest()
+    assert sum(read) == 8
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ A source lists files and reads byte ranges of them. It knows nothing of formats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Protocol
+
+OnBytes = Callable[[int], None]
 
 
 class Source(Protocol):
@@ -39,8 +41,12 @@ class Source(Protocol):
             SourceError: the file is gone, or ends before the range does.
         """
 
-    def sha256(self, file: str) -> str:
-        """The hexadecimal SHA-256 of a whole file, measured, or vouched for by the Hub."""
+    def sha256(self, file: str, on_bytes: OnBytes) -> str:
+        """The hexadecimal SHA-256 of a whole file, measured, or vouched for by the Hub.
+
+        Args:
+            on_bytes: told the size of each piece that was read for it; of none, where none was.
+        """
 
     def close(self) -> None:
         """Give back handles and connections; the source is not read again."""

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote, urljoin
 
 from paramscope.errors import SourceError
+from paramscope.source import OnBytes
 from paramscope.source.endpoint import Endpoint, connect
 from paramscope.source.hub_id import HubId, parse_hub_id
 from paramscope.source.ranges import RangeReader, RemoteFile
@@ -79,7 +80,7 @@ class HubSource:
         known = self._start_of(remote, offset)[offset:]
         return self.reader.read(remote, offset, offset + size_bytes, known=known)
 
-    def sha256(self, file: str) -> str:
+    def sha256(self, file: str, on_bytes: OnBytes) -> str:
         """What the Hub vouches for; of a file without LFS, measured on its content."""
         remote = self._remote(file)
         if remote.sha256:
@@ -89,6 +90,7 @@ class HubSource:
             for start in range(0, remote.size_bytes, _HASHED_AT_ONCE_BYTES):
                 size_bytes = min(_HASHED_AT_ONCE_BYTES, remote.size_bytes - start)
                 digest.update(self.read(file, start, size_bytes))
+                on_bytes(size_bytes)
             self._hashes[file] = digest.hexdigest()
         return self._hashes[file]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from paramscope.errors import NoCheckpointError, SourceError, nearest_first
-from paramscope.source import safe_member
+from paramscope.source import OnBytes, safe_member
 from paramscope.source.selection import CONTAINERS
 
 SIDECAR = ".paramscope.json"  # what a download left beside the files: revision and hashes
@@ -99,7 +99,7 @@ class LocalSource:
                 self._handles[file] = (self.folder / file).open("rb", buffering=0)
             return self._handles[file]
 
-    def sha256(self, file: str) -> str:
+    def sha256(self, file: str, on_bytes: OnBytes) -> str:
         recorded = self._recorded_hash(file)
         if recorded:
             return recorded
@@ -107,6 +107,7 @@ class LocalSource:
             digest = hashlib.sha256()
             while block := handle.read(2**22):
                 digest.update(block)
+                on_bytes(len(block))
             return digest.hexdigest()
 
     def _recorded_hash(self, file: str) -> str | None:

@@ -106,7 +106,8 @@ def write_spectra(path: Path, entries: Iterable[Entry]) -> None:
             pa.field("singular_values", pa.list_(pa.float64())),
         ]
     )
-    with whole_file(path) as part, pq.ParquetWriter(part, schema) as writer:
+    text = ["param_name", "part"]  # a dictionary of numbers that all differ takes time and room
+    with whole_file(path) as part, pq.ParquetWriter(part, schema, use_dictionary=text) as writer:
         group: list[Entry] = []
         values = 0
         for entry in entries:

@@ -192,7 +192,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("method", "string", "", "`gram` (fast route) or `svdvals` (slow route, where the fast one cannot settle a rank), `factors` (a product of two factors, from the factors alone), `krylov` (leading values only: ranks are lower bounds)", lambda r, c: r.spectrum.method if r.spectrum else None),
     Column("zero_rows", "int64", "", "rows that are zero throughout, by the threshold of `sparsity`: outputs that no input moves", _arranged("zero_rows")),
     Column("zero_cols", "int64", "", "columns that are zero throughout: inputs that move no output", _arranged("zero_columns")),
-    Column("content_hash", "string", "", "fingerprint of the stored elements, 16 hexadecimal digits: the same for equal matrices; not cryptographic", _arranged("content_hash")),
+    Column("content_hash", "string", "", "XXH3 fingerprint of the stored elements, row after row, 16 hexadecimal digits: the same for equal matrices; not cryptographic", _arranged("content_hash")),
     Column("scheme", "string", "", "how packed codes become weights, such as `gptq 4-bit g128`; empty where nothing is packed", _about(lambda m: m.tensor.scheme)),
     Column("bits_per_weight", "float64", "bits", "bits in the files per element of the tensor, scales included", _about(_bits_per_weight)),
     Column("stored_tensors", "string", "", "names of the stored tensors it is made of, the codes first, with spaces between", _about(_stored_names)),
