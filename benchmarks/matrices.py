@@ -26,8 +26,8 @@ from paramscope.checkpoint import StoredTensor
 from paramscope.checkpoint.dtypes import DTYPES
 from paramscope.engine import Settings
 from paramscope.engine.calibration import rates
-from paramscope.engine.gpu import GpuGram
-from paramscope.engine.gram import CpuGram
+from paramscope.engine.gpu import Gpu
+from paramscope.engine.gram import CPU
 from paramscope.engine.local import measure_task
 from paramscope.engine.plan import plan
 
@@ -82,11 +82,11 @@ def main() -> None:
         codes = (x.view(np.uint32) >> 16).astype(np.uint16)
         del x
         flat, task = codes.reshape(-1), task_of(shape)
-        make = (lambda k: GpuGram(k, device)) if on_gpu else CpuGram
+        solver = Gpu("cuda:0") if on_gpu else CPU
         results = []
 
-        def ours(flat=flat, task=task, make=make, results=results) -> None:
-            results[:] = measure_task(task, lambda block: block.cut(flat, 0), make)
+        def ours(flat=flat, task=task, solver=solver, results=results) -> None:
+            results[:] = measure_task(task, lambda block: block.cut(flat, 0), solver)
 
         def solve(function, dtype, codes=codes) -> None:
             W = torch.from_numpy(codes.view(np.int16)).view(torch.bfloat16).to(device).to(dtype)

@@ -3,6 +3,7 @@
     python benchmarks/models.py qwen3-0.6b [--layers 28] [--against "svdvals float32,…"]
     python benchmarks/models.py qwen3-4b --vocabulary --against ""
     python benchmarks/models.py experts
+    python benchmarks/models.py qwen3-4b --vocabulary --device cuda --against "svdvals float32"
     python benchmarks/models.py all-MiniLM-L6-v2 --weightwatcher-python OTHER/bin/python
 
 Every contender runs in a process of its own and covers the same matrices. Ours is timed whole:
@@ -10,7 +11,8 @@ start, imports, tables and all; the loops of the others only over the matrices, 
 WeightWatcher whole. "the kernels alone" is the time of our two kernels, one thread per core, all
 cores busy: the Gram products at the measured rate of a float64 matrix product, `eigvalsh` timed by
 itself, both divided by the cores. The run also says what `inspect` had estimated before, and how
-far off the time to go was after a tenth of the work.
+far off the time to go was after a tenth of the work. On a GPU, where the loops of the others run
+there too, all is measured again on the cores instead, and both tables are compared.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import tempfile
 from pathlib import Path
 
 from measured import CORES, record, seconds, timed, times
+from paramscope import Run
 from shapes import SHAPES, tensors_of, write_checkpoint
 
 LOOP = """
@@ -33,9 +36,11 @@ total = 0.0
 with safe_open(sys.argv[1], framework="pt") as file:
     for name in file.keys():
         if len(file.get_slice(name).get_shape()) == 2:
-            W = file.get_tensor(name).to(torch.{dtype})
+            W = file.get_tensor(name).to("{device}", torch.{dtype})
             started = time.perf_counter()
             {solve}
+            if "{device}" == "cuda":
+                torch.cuda.synchronize()
             total += time.perf_counter() - started
 print(total)
 """
@@ -107,6 +112,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int)
     parser.add_argument("--vocabulary", action="store_true", help="with the embedding")
     parser.add_argument("--against", default="svdvals float32,numpy svd float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--weightwatcher-python", help="an interpreter that has WeightWatcher")
     choice = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -126,7 +132,10 @@ def compare(choice: argparse.Namespace, folder: Path) -> None:
         write_checkpoint(file, shapes)
     python = [sys.executable, "-m", "paramscope"]
     estimate = json.loads(timed([*python, "inspect", str(file), "--json"]).out)["estimate"]
-    ours = timed([*python, "analyze", str(file), "--json", "--out", str(folder / "run")])
+    analyze = [*python, "analyze", str(file), "--json", "--device", choice.device]
+    if choice.device == "cuda":  # its rates are measured before the first run
+        timed([*analyze, "--out", str(folder / "warm")])
+    ours = timed([*analyze, "--out", str(folder / "run")])
     meta = json.loads(ours.out)
     assert meta["coverage"]["complete"]
     rows = [["paramscope, whole process", ours.wall_s, 1.0, ours.peak_mib]]
@@ -134,7 +143,12 @@ def compare(choice: argparse.Namespace, folder: Path) -> None:
     print(f"{counted:,} rows in {ours.wall_s:.2f} s, {ours.peak_mib:,.0f} MiB", file=sys.stderr)
     print(f"inspect had estimated {estimate['time_s']:.1f} s", file=sys.stderr)
     rows.append(["estimated by inspect", estimate["time_s"], estimate["time_s"] / ours.wall_s, ""])
-    if matrices is not None:
+    if choice.device == "cuda":
+        cores = timed([*analyze[:-1], "cpu", "--out", str(folder / "cores")])
+        rows.append(["paramscope on the cores alone", cores.wall_s, 0.0, cores.peak_mib])
+        compared = difference(Run(folder / "run"), Run(folder / "cores"))
+        print(compared, file=sys.stderr)
+    elif matrices is not None:
         (folder / "shapes.json").write_text(json.dumps(matrices))
         script = [sys.executable, "-c", IDEAL, str(CORES), str(folder / "shapes.json")]
         ideal_s = float(timed(script).out)
@@ -147,7 +161,8 @@ def compare(choice: argparse.Namespace, folder: Path) -> None:
         rows.append(["estimated after a tenth of the work", said["said_s"], share, ""])
     for label in filter(None, choice.against.split(",")):
         dtype, solve = LOOPS[label]
-        other = timed([sys.executable, "-c", LOOP.format(dtype=dtype, solve=solve), str(file)])
+        loop = LOOP.format(dtype=dtype, solve=solve, device=choice.device)
+        other = timed([sys.executable, "-c", loop, str(file)])
         loop_s = float(other.out.split()[-1])
         rows.append([f"torch {label}".replace("torch numpy", "numpy"), loop_s, 0.0, other.peak_mib])
     if choice.weightwatcher_python:
@@ -164,12 +179,29 @@ def compare(choice: argparse.Namespace, folder: Path) -> None:
     ]
     layers = f", {choice.layers} layers" if choice.layers else ""
     where = ", with its embedding" if choice.vocabulary else ""
+    where += f"; {compared}" if choice.device == "cuda" else ""
+    on_gpu = "-cuda" if choice.device == "cuda" else ""
     size = file.stat().st_size / 2**30
     record(
-        f"model-{choice.model}{f'-{choice.layers}' if choice.layers else ''}",
+        f"model-{choice.model}{f'-{choice.layers}' if choice.layers else ''}{on_gpu}",
         f"{choice.model}{layers}{where}: {counted:,} rows, {size:.2f} GiB, on {CORES} cores",
         ["", "seconds", "to ours", "peak MiB"],
         shown,
+    )
+
+
+def difference(a: Run, b: Run) -> str:
+    """How far two runs of one model are apart: values over their bounds, and ranks."""
+    worst, apart = 0.0, 0
+    for x, y in zip(a.rows, b.rows, strict=True):
+        assert x["param_name"] == y["param_name"]
+        apart += x["actual_rank"] != y["actual_rank"]
+        if x["sigma_error_bound"]:
+            s, t = (run.spectrum(x["param_name"], x["part"]) for run in (a, b))
+            bound = x["sigma_error_bound"] + y["sigma_error_bound"]
+            worst = max(worst, float(abs(s - t).max()) / bound)
+    return (
+        f"largest difference of a singular value {worst:.2g} of both bounds, {apart} ranks differ"
     )
 
 

@@ -31,7 +31,7 @@ Times = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Times on one core while the other cores do the same, as in a run.
+    """Times on one core, or on one thread's stream of a GPU, while the others do the same.
 
     Attributes:
         gram_flops: rate of a float64 Gram product, m·k² operations each, per second.
@@ -42,6 +42,7 @@ class Rates:
         overhead_s: seconds per matrix, whatever its size.
         cores: how many there are.
         together_s: as `eigen_s`, with all cores on one matrix; empty where it was not measured.
+        batch_s: as `eigen_s`, each of several matrices that are solved together; likewise.
     """
 
     gram_flops: float
@@ -52,6 +53,7 @@ class Rates:
     overhead_s: float = 8e-4
     cores: int = 1
     together_s: Times = ()
+    batch_s: Times = ()
 
     def eigen_time_s(self, k: int) -> float:
         """All eigenvalues of a k×k matrix, on one core."""
@@ -102,7 +104,7 @@ def remembered(key: str, measured_now: Callable[[], Rates]) -> Rates:
         stored = kept[key]
         times = {
             name: tuple((int(k), float(t)) for k, t in stored[name])
-            for name in ("eigen_s", "together_s")
+            for name in ("eigen_s", "together_s", "batch_s")
         }
         return Rates(**{**stored, **times})
     measured = measured_now()

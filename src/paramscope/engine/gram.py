@@ -1,14 +1,14 @@
-"""Where a Gram matrix is built and solved: one small interface, the CPU's side of it."""
+"""Where Gram matrices are built and solved: one small interface, the CPU's side of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from paramscope.checkpoint.dtypes import Codes, Dtype
-from paramscope.measure.spectrum import Float64, Spectrum, add_gram, spectrum_of_gram
+from paramscope.measure.spectrum import Float64, add_gram, eigenvalues_of_gram
 
 
 class Gram(Protocol):
@@ -19,25 +19,36 @@ class Gram(Protocol):
 
         Raises:
             DeviceFullError: the device has no room for it.
-        """
-
-    def spectrum(self, *, long_side: int) -> Spectrum:
-        """All k singular values, after `long_side` rows.
-
-        Raises:
-            DeviceFullError: the device has no room to solve it.
+            DeviceFailedError: the device cannot do it.
         """
 
 
-MakeGram = Callable[[int], Gram]
+AnyGram = TypeVar("AnyGram", bound=Gram)
+
+
+class Device(Protocol[AnyGram]):
+    """Builds Gram matrices and finds their eigenvalues."""
+
+    def empty(self, k: int) -> AnyGram:
+        """A k×k matrix of zeros. Raises as `Gram.add` does."""
+
+    def eigenvalues(self, grams: Sequence[AnyGram]) -> list[Float64]:
+        """All k eigenvalues of each, descending, for matrices of one size that `empty` made.
+
+        Raises as `Gram.add` does.
+        """
 
 
 class DeviceFullError(Exception):
     """A device other than the CPU is out of memory; the CPU takes the matrix over."""
 
 
+class DeviceFailedError(Exception):
+    """A device other than the CPU gave up on a matrix; the CPU takes it over."""
+
+
 class CpuGram:
-    """Float64 in the main memory, BLAS and LAPACK through numpy."""
+    """Float64 in the main memory, the products by BLAS through numpy."""
 
     def __init__(self, k: int) -> None:
         self._k = k
@@ -46,6 +57,19 @@ class CpuGram:
     def add(self, codes: Codes, dtype: Dtype) -> None:
         self._gram = add_gram(self._gram, dtype.decode(codes))
 
-    def spectrum(self, *, long_side: int) -> Spectrum:
-        gram = np.zeros((self._k, self._k)) if self._gram is None else self._gram
-        return spectrum_of_gram(gram, long_side=long_side)
+    def matrix(self) -> Float64:
+        """The sum so far; its upper triangle at least."""
+        return np.zeros((self._k, self._k)) if self._gram is None else self._gram
+
+
+class Cpu:
+    """The cores; LAPACK through numpy."""
+
+    def empty(self, k: int) -> CpuGram:
+        return CpuGram(k)
+
+    def eigenvalues(self, grams: Sequence[CpuGram]) -> list[Float64]:
+        return [eigenvalues_of_gram(gram.matrix()) for gram in grams]
+
+
+CPU = Cpu()

@@ -6,8 +6,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import psutil
@@ -24,15 +25,15 @@ from paramscope.checkpoint import (
 from paramscope.checkpoint.dtypes import Codes
 from paramscope.engine import Crew, Result
 from paramscope.engine.factors import ProductCut, factors_of
-from paramscope.engine.gpu import GpuGram
-from paramscope.engine.gram import CpuGram, MakeGram
+from paramscope.engine.gpu import THREADS, Gpu
+from paramscope.engine.gram import CPU, Device
 from paramscope.engine.plan import Task
 from paramscope.engine.work import Loaded, measure, refused
 
 Cut = Callable[[View], Codes]
 
 _SHARE_OF_FREE_MEMORY = 0.6
-_GPU_THREADS = 2
+_SHARE_OF_GPU_MEMORY = 0.8
 _GATHER_S = 0.05
 
 
@@ -42,18 +43,39 @@ def memory_budget_bytes() -> int:
 
 
 @dataclass(slots=True)
+class _Room:
+    """A memory, and how much of it tasks under way take; one task alone always fits."""
+
+    budget_bytes: int
+    in_flight_bytes: int = 0
+    under_way: int = 0
+
+    def fits(self, size_bytes: int) -> bool:
+        return self.under_way == 0 or self.in_flight_bytes + size_bytes <= self.budget_bytes
+
+    def take(self, size_bytes: int) -> None:
+        self.in_flight_bytes += size_bytes
+        self.under_way += 1
+
+    def give_back(self, size_bytes: int) -> None:
+        self.in_flight_bytes -= size_bytes
+        self.under_way -= 1
+
+
+@dataclass(slots=True)
 class _Schedule:
-    """The tasks not yet started, and how much memory those under way take.
+    """The tasks not yet started, and the memory that those under way take.
 
     With GPUs, these take the costliest tasks of those they do faster than a core; the cores take
     what is left, and from the cheap end what the GPUs would not come to sooner.
+
+    Attributes:
+        gpus: each GPU's memory, by name.
     """
 
     pending: list[Task]
-    budget_bytes: int
-    gpus: int = 0
-    in_flight_bytes: int = 0
-    under_way: int = 0
+    room: _Room
+    gpus: dict[str, _Room] = field(default_factory=dict)
     gpu_backlog_s: float = 0.0
     stopped: bool = False
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -62,44 +84,64 @@ class _Schedule:
         """Add up what the GPUs would have to do if they did all that they do better."""
         self.gpu_backlog_s = sum(task.gpu_time_s or 0.0 for task in self.pending)
 
-    def take(self, *, on_gpu: bool = False) -> Task | None:
-        """The next task that fits; alone, any task does. None when there is no more."""
+    def take(self, gpu: str = "") -> list[Task]:
+        """The next task that fits, for a core or a GPU; with it those to be solved together.
+
+        Alone, any task fits. None when there is no more.
+        """
         with self.changed:
             while not self.stopped and self.pending:
-                room = self.budget_bytes - self.in_flight_bytes
                 suitable = False
-                for index in self._in_order(on_gpu):
-                    if not self._suits(index, on_gpu):
+                for index in self._in_order(gpu):
+                    if not self._suits(index, gpu):
                         continue
                     suitable = True
-                    if self.pending[index].memory_bytes <= room or self.under_way == 0:
-                        return self._start(index)
-                if on_gpu and not suitable:
-                    return None
+                    if self._fits(self.pending[index], gpu):
+                        return self._start(index, gpu)
+                if gpu and not suitable:
+                    return []
                 self.changed.wait()
-            return None
+            return []
 
-    def _in_order(self, on_gpu: bool) -> Iterable[int]:
+    def _in_order(self, gpu: str) -> Iterable[int]:
         count = len(self.pending)
-        return range(count) if on_gpu or not self.gpus else reversed(range(count))
+        return range(count) if gpu or not self.gpus else reversed(range(count))
 
-    def _suits(self, index: int, on_gpu: bool) -> bool:
+    def _suits(self, index: int, gpu: str) -> bool:
         task = self.pending[index]
-        if on_gpu:
+        if gpu:
             return task.gpu_time_s is not None
-        return task.gpu_time_s is None or task.time_s < self.gpu_backlog_s / max(1, self.gpus)
+        threads = len(self.gpus) * THREADS
+        return task.gpu_time_s is None or task.time_s < self.gpu_backlog_s / max(1, threads)
 
-    def _start(self, index: int) -> Task:
-        task = self.pending.pop(index)
-        self.in_flight_bytes += task.memory_bytes
-        self.under_way += 1
-        self.gpu_backlog_s -= task.gpu_time_s or 0.0
-        return task
+    def _fits(self, task: Task, gpu: str) -> bool:
+        on_gpu = not gpu or self.gpus[gpu].fits(task.gpu_bytes)
+        return on_gpu and self.room.fits(task.memory_bytes)
 
-    def give_back(self, task: Task) -> None:
+    def _start(self, index: int, gpu: str) -> list[Task]:
+        first = self.pending.pop(index)
+        started = [first]
+        self.room.take(first.memory_bytes)
+        while (
+            gpu
+            and len(started) < first.batch
+            and index < len(self.pending)
+            and self.pending[index].pattern == first.pattern
+            and self.room.fits(first.memory_bytes)
+        ):
+            started.append(self.pending.pop(index))
+            self.room.take(first.memory_bytes)
+        if gpu:
+            self.gpus[gpu].take(first.gpu_bytes)
+        self.gpu_backlog_s -= len(started) * (first.gpu_time_s or 0.0)
+        return started
+
+    def give_back(self, tasks: Sequence[Task], gpu: str = "") -> None:
         with self.changed:
-            self.in_flight_bytes -= task.memory_bytes
-            self.under_way -= 1
+            for task in tasks:
+                self.room.give_back(task.memory_bytes)
+            if gpu:
+                self.gpus[gpu].give_back(tasks[0].gpu_bytes)
             self.changed.notify_all()
 
     def stop(self) -> None:
@@ -137,13 +179,14 @@ def run_tasks(
     light = [task for task in tasks if task.is_light]
     heavy = [task for task in tasks if not task.is_light]
     alone, beside = ([], heavy) if crew.gpus else _split_by_size(heavy, crew)
-    for group, cores, threads in (
-        (alone, 1, crew.workers),
-        (beside, crew.workers, 1),
-        (light, 1, 1),
+    cores_alone = replace(crew, gpus=())
+    for group, cores, threads, who in (
+        (alone, 1, crew.workers, cores_alone),
+        (beside, crew.workers, 1, crew),
+        (light, 1, 1, cores_alone),
     ):
         with threadpool_limits(limits=threads, user_api="blas"):
-            yield from _run(group, checkpoint, cores, crew)
+            yield from _run(group, checkpoint, cores, who)
 
 
 def _split_by_size(tasks: Sequence[Task], crew: Crew) -> tuple[list[Task], list[Task]]:
@@ -163,10 +206,10 @@ def _split_by_size(tasks: Sequence[Task], crew: Crew) -> tuple[list[Task], list[
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A task whose bytes are at hand."""
+    """Tasks whose bytes are at hand: one, or several to be solved together."""
 
-    task: Task
-    cut: Cut
+    tasks: list[Task]
+    cuts: list[Cut]
 
 
 def _run(
@@ -175,41 +218,54 @@ def _run(
     if not tasks:
         return
     finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
-    schedule = _Schedule(list(tasks), crew.budget_bytes, len(crew.gpus))
+    gpus = {name: Gpu(name) for name in crew.gpus}
+    rooms = {
+        name: _Room(int(gpu.free_bytes() * _SHARE_OF_GPU_MEMORY)) for name, gpu in gpus.items()
+    }
+    schedule = _Schedule(list(tasks), _Room(crew.budget_bytes), rooms)
 
-    def done(task: Task, results: list[Result], error: Exception | None = None) -> None:
-        schedule.give_back(task)
-        finished.put(Finished(task, results, error))
-
-    def next_ready(*, on_gpu: bool = False) -> _Ready | None:
-        """The next task, its bytes read; an error of reading goes to the caller."""
-        while (task := schedule.take(on_gpu=on_gpu)) is not None:
+    def next_ready(gpu: str = "") -> _Ready | None:
+        """The next tasks, their bytes read; an error of reading goes to the caller."""
+        while taken := schedule.take(gpu):
             try:
-                return _Ready(task, reader(task, checkpoint))
+                return _Ready(taken, [reader(task, checkpoint) for task in taken])
             except Exception as error:
-                done(task, [], error)
+                done(taken, gpu, error)
         return None
 
-    def work(next_item: Callable[[], _Ready | None], make_gram: MakeGram) -> None:
+    def done(taken: list[Task], gpu: str, outcome: list[list[Result]] | Exception) -> None:
+        schedule.give_back(taken, gpu)
+        if isinstance(outcome, Exception):  # handed to the caller, who raises it
+            finished.put(Finished(taken[0], [], outcome))
+            return
+        for task, results in zip(taken, outcome, strict=True):
+            finished.put(Finished(task, results))
+
+    def work(
+        next_item: Callable[[], _Ready | None], gpu: str = "", device: Device[Any] = CPU
+    ) -> None:
         while (item := next_item()) is not None:
             try:
-                results = measure_task(item.task, item.cut, make_gram)
-            except Exception as error:  # handed to the caller, who raises it
-                done(item.task, [], error)
+                outcome = measure_tasks(item.tasks, item.cuts, device)
+            except Exception as error:
+                done(item.tasks, gpu, error)
             else:
-                done(item.task, results)
+                done(item.tasks, gpu, outcome)
             del item  # the bytes go before the next ones come
 
-    for device in crew.gpus:
-        on_gpu = partial(next_ready, on_gpu=True)
-        # Several threads per GPU: one's bytes travel while another's are computed.
-        _start(partial(work, on_gpu, partial(GpuGram, device=device)), _GPU_THREADS)
+    def work_on(name: str, gpu: Gpu) -> None:
+        with gpu.own_stream():
+            work(partial(next_ready, name), name, gpu)
+
+    for name, gpu in gpus.items():
+        gpu.prepare()
+        _start(partial(work_on, name, gpu), THREADS)
     if checkpoint.source.remote:
         ahead: queue.Queue[_Ready | None] = queue.Queue(maxsize=cores)
         _start(lambda: _read_ahead(next_ready, ahead), cores)
-        _start(lambda: work(ahead.get, CpuGram), cores)
+        _start(lambda: work(ahead.get), cores)
     else:
-        _start(lambda: work(next_ready, CpuGram), min(cores, len(tasks)))
+        _start(lambda: work(next_ready), min(cores, len(tasks)))
     remaining = len(tasks)
     try:
         while remaining:
@@ -267,14 +323,29 @@ def reader(task: Task, checkpoint: Checkpoint) -> Cut:
     return lambda block: block.cut(flat, start)
 
 
-def measure_task(task: Task, cut: Cut, make_gram: MakeGram = CpuGram) -> list[Result]:
-    """Measure the task's matrices, their spectra on the device that `make_gram` stands for."""
-    return [
-        refused(matrix)
-        if matrix.refusal
-        else measure(matrix, _loaded(matrix, task.block_elements, cut), task.settings, make_gram)
-        for matrix in task.matrices
+def measure_tasks(
+    tasks: Sequence[Task], cuts: Sequence[Cut], device: Device[Any] = CPU
+) -> list[list[Result]]:
+    """Measure tasks of one pattern, each of one matrix, together; or one task of any kind."""
+    if len(tasks) == 1:
+        return [measure_task(tasks[0], cuts[0], device)]
+    items = [
+        (task.matrices[0], _loaded(task.matrices[0], task.block_elements, cut))
+        for task, cut in zip(tasks, cuts, strict=True)
     ]
+    return [[result] for result in measure(items, tasks[0].settings, device)]
+
+
+def measure_task(task: Task, cut: Cut, device: Device[Any] = CPU) -> list[Result]:
+    """Measure the task's matrices one after another, their spectra on the device."""
+    results = []
+    for matrix in task.matrices:
+        if matrix.refusal:
+            results.append(refused(matrix))
+            continue
+        loaded = _loaded(matrix, task.block_elements, cut)
+        results += measure([(matrix, loaded)], task.settings, device)
+    return results
 
 
 def _loaded(matrix: Matrix, block_elements: int, cut: Cut) -> Loaded:

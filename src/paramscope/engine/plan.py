@@ -21,6 +21,12 @@ _BLOCK_ELEMENTS = 2**22  # 32 MiB in float64: most matrices are one block, and o
 _READ_AT_ONCE_BYTES = 2**25  # a tensor up to this size is read in one piece
 _LIGHT_S = 2e-3
 _KRYLOV_PASSES = 16  # typical of random weights
+_LARGEST_BATCH = 64
+_BATCH_BYTES = 2**28  # of Gram matrices that a GPU solves together
+_GPU_COPIES = (
+    4  # of a Gram matrix: itself, stacked with others, the solver's copy and its workspace
+)
+_GPU_BLOCKS_BYTES = 2**28
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,10 @@ class Task:
         block_elements: at most this many elements make a block.
         memory_bytes: at most what is held at one time while the task runs.
         time_s: estimated time on one core; of a task alone, its wall time times the cores.
-        gpu_time_s: the same on a GPU, where that is shorter; None where it is not.
+        gpu_time_s: the same on one thread of a GPU, where that is shorter; None where it is not.
+        gpu_bytes: at most what it holds of the GPU's memory.
+        batch: how many tasks of one pattern the GPU had best solve together.
+        pattern: the same for tasks that differ only in where they lie.
         alone: whether it is done sooner with all cores on it than beside others: where matrices
             outgrow the caches, several at a time wait for memory.
     """
@@ -48,7 +57,10 @@ class Task:
     memory_bytes: int
     time_s: float
     gpu_time_s: float | None = None
+    gpu_bytes: int = 0
+    batch: int = 1
     alone: bool = False
+    pattern: tuple[Any, ...] = ()
 
     @property
     def is_light(self) -> bool:
@@ -58,17 +70,8 @@ class Task:
     def moved_to(self, group: Sequence[Matrix]) -> Task:
         """The same work on matrices of the same shapes elsewhere."""
         shift = group[0].view.offset - self.matrices[0].view.offset
-        return Task(
-            tuple(group),
-            self.settings,
-            (self.span[0] + shift, self.span[1] + shift),
-            self.streamed,
-            self.block_elements,
-            self.memory_bytes,
-            self.time_s,
-            self.gpu_time_s,
-            self.alone,
-        )
+        span = (self.span[0] + shift, self.span[1] + shift)
+        return replace(self, matrices=tuple(group), span=span)
 
 
 def plan(
@@ -92,7 +95,8 @@ def plan(
         key = _pattern_of(group)
         if key not in patterns:
             task = _task(group, settings, rates, largest_bytes, remote=remote)
-            patterns[key] = task if gpu is None else _with_gpu(task, rates, gpu)
+            task = task if gpu is None else _with_gpu(task, rates, gpu)
+            patterns[key] = replace(task, pattern=key)
         tasks.append(patterns[key].moved_to(group))
     return sorted(tasks, key=lambda task: task.time_s, reverse=True)
 
@@ -126,13 +130,28 @@ def _pattern_of(group: Sequence[Matrix]) -> tuple[Any, ...]:
 
 
 def _with_gpu(task: Task, rates: Rates, gpu: Rates) -> Task:
-    if any(map(factors_of, task.matrices)):  # no Gram matrix, no solver to speak of
+    """The task with what it takes on a GPU, where that is less."""
+    spectral = task.settings.svd and task.settings.method == "exact"
+    if task.is_light or not spectral or any(m.refusal or factors_of(m) for m in task.matrices):
         return task
     # A core reads the bytes and counts the codes all the same.
     gpu = replace(gpu, element_s=rates.element_s, overhead_s=rates.overhead_s)
-    time_s = sum(matrix_time_s(matrix, task.settings, gpu) for matrix in task.matrices)
-    spectral = task.settings.svd and task.settings.method == "exact"
-    return replace(task, gpu_time_s=time_s if spectral and time_s < task.time_s else None)
+    time_s = _time_s(task, gpu)
+    k = max(min(matrix.rows, matrix.columns) for matrix in task.matrices)
+    batch = 1
+    if len(task.matrices) == 1 and gpu.batch_s and k <= gpu.batch_s[-1][0]:
+        batch_time_s = _time_s(task, replace(gpu, eigen_s=gpu.batch_s))
+        if batch_time_s < time_s:
+            time_s = batch_time_s
+            batch = max(1, min(_LARGEST_BATCH, _BATCH_BYTES // (_FLOAT64_BYTES * k**2)))
+    if time_s >= task.time_s:
+        return task
+    gpu_bytes = _FLOAT64_BYTES * _GPU_COPIES * batch * k**2 + _GPU_BLOCKS_BYTES
+    return replace(task, gpu_time_s=time_s, gpu_bytes=gpu_bytes, batch=batch)
+
+
+def _time_s(task: Task, rates: Rates) -> float:
+    return sum(matrix_time_s(matrix, task.settings, rates) for matrix in task.matrices)
 
 
 def matrix_time_s(matrix: Matrix, settings: Settings, rates: Rates) -> float:

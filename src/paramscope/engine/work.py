@@ -1,11 +1,13 @@
-"""Measure one matrix: its elements come in by blocks, and no block is kept."""
+"""Measure matrices: their elements come in by blocks, and no block is kept."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from paramscope.anatomy import Matrix
 from paramscope.checkpoint.dtypes import Codes, Dtype
 from paramscope.engine import Result, Settings
 from paramscope.engine.factors import factors_of
-from paramscope.engine.gram import CpuGram, DeviceFullError, Gram, MakeGram
+from paramscope.engine.gram import CPU, Device, DeviceFailedError, DeviceFullError, Gram
 from paramscope.measure.arrangement import Arrangement, Arranging
 from paramscope.measure.low_rank import spectrum_of_product
 from paramscope.measure.rank import ENERGY_SHARES, energy_share
@@ -74,39 +76,135 @@ class Loaded:
 
 
 def measure(
-    matrix: Matrix, loaded: Loaded, settings: Settings, make_gram: MakeGram = CpuGram
-) -> Result:
-    """Everything about one matrix; a failure of the numbers is a result, not an exception.
+    items: Sequence[tuple[Matrix, Loaded]], settings: Settings, device: Device[Any] = CPU
+) -> list[Result]:
+    """Everything about matrices of one shape; a failure of the numbers is a result, no exception.
 
-    A device that has no room for the matrix leaves it to the CPU; nothing is cropped or sampled.
+    Their eigenvalues are found together, which is quicker on a GPU. What has no room there together
+    goes there one by one; what has none even so, and what the device gives up on, goes to the CPU.
+    Nothing is cropped or sampled.
     """
     try:
-        return _measure(matrix, loaded, settings, make_gram)
+        return _measure(items, settings, device)
     except DeviceFullError:
-        shape = (matrix.rows, matrix.columns)
-        _log.warning("⚠️  GPU OOM, falling back to CPU for matrix %s", shape)
-        return _measure(matrix, loaded, settings, CpuGram)
+        problem = "OOM"
+    except DeviceFailedError as error:
+        problem = f"failed ({error})"
+    # The exception is gone, and with it what the attempt held on the device.
+    if len(items) > 1:
+        return [result for item in items for result in measure([item], settings, device)]
+    matrix, _ = items[0]
+    shape = (matrix.rows, matrix.columns)
+    _log.warning("⚠️  GPU %s, falling back to CPU for matrix %s", problem, shape)
+    return _measure(items, settings, CPU)
 
 
-def _measure(matrix: Matrix, loaded: Loaded, settings: Settings, make_gram: MakeGram) -> Result:
+def _measure(
+    items: Sequence[tuple[Matrix, Loaded]], settings: Settings, device: Device[Any]
+) -> list[Result]:
+    group = [_Measurement(matrix, loaded, settings) for matrix, loaded in items]
+    for one in group:
+        with _guarded([one]):
+            one.take_in(device)
+    asking = [one for one in group if one.gram is not None]
+    if asking:
+        with _guarded(asking):
+            found = device.eigenvalues([one.gram for one in asking])
+            for one, eigenvalues in zip(asking, found, strict=True):
+                one.gram, one.eigenvalues = None, eigenvalues
+    for one in group:
+        with _guarded([one]):
+            one.finish()
+    return [one.result() for one in group]
+
+
+@contextlib.contextmanager
+def _guarded(group: Sequence[_Measurement]) -> Iterator[None]:
+    """Time a step, and turn what makes it impossible into the reason of a failure."""
     started = time.perf_counter()
-    stats, spectrum = None, None
-    arranging = Arranging(
-        lambda codes: np.abs(loaded.dtype.decode(codes)) <= settings.zero_threshold
-    )
+    problem = ""
     try:
         with np.errstate(all="ignore"):
-            stats, spectrum, reason = _numbers(matrix, loaded, settings, make_gram, arranging)
-        status = "failed" if reason else "ok"
-        reason = reason or _limits(matrix, spectrum)
+            yield
     except MemoryError:
-        status, reason = "failed", "not enough memory for this matrix"
+        problem = "not enough memory for this matrix"
     except np.linalg.LinAlgError as error:
-        status, reason = "failed", f"the solver did not converge ({error})"
-    turned = loaded.turned != matrix.transposed
-    arrangement = _arrangement(arranging, turned=turned) if stats else None
-    time_s = time.perf_counter() - started
-    return Result(matrix, stats, spectrum, status, reason, time_s, arrangement)
+        problem = f"the solver did not converge ({error})"
+    time_s = (time.perf_counter() - started) / len(group)
+    for one in group:
+        one.time_s += time_s
+        if problem:
+            one.problem, one.gram = problem, None
+
+
+class _Measurement:
+    """One matrix on its way: elements first, then the eigenvalues, then what follows from them.
+
+    Attributes:
+        gram: built, and not solved yet; None where there is none to solve.
+        eigenvalues: of `gram`, descending, shape (k,).
+        problem: why there is no spectrum, though one was wanted.
+    """
+
+    def __init__(self, matrix: Matrix, loaded: Loaded, settings: Settings) -> None:
+        self._matrix = matrix
+        self._loaded = loaded
+        self._settings = settings
+        self._arranging = Arranging(
+            lambda codes: np.abs(loaded.dtype.decode(codes)) <= settings.zero_threshold
+        )
+        self._stats: Stats | None = None
+        self._spectrum: Spectrum | None = None
+        self.gram: Any = None
+        self.eigenvalues: Float64 | None = None
+        self.problem = ""
+        self.time_s = 0.0
+
+    def take_in(self, device: Device[Any]) -> None:
+        """Statistics of all elements, and the Gram matrix, where one is needed."""
+        matrix, loaded, settings = self._matrix, self._loaded, self._settings
+        by_gram = (
+            wants_spectrum(matrix, settings)
+            and loaded.short_side > 1
+            and not is_truncated(matrix, settings)
+            and loaded.factors is None
+        )
+        gram = device.empty(loaded.short_side) if by_gram else None
+        stats = _one_pass(loaded, settings, None if loaded.is_wide else gram, self._arranging)
+        self._stats = stats
+        if not wants_spectrum(matrix, settings):
+            return
+        self.problem = _no_spectrum(stats)
+        if gram is None or self.problem:
+            return
+        if loaded.is_wide:
+            for block in loaded.by_columns():
+                gram.add(block, loaded.dtype)
+        self.gram = gram
+
+    def finish(self) -> None:
+        """The spectrum, where one is wanted and can be had."""
+        stats, settings = self._stats, self._settings
+        if stats is None or self.problem or not wants_spectrum(self._matrix, settings):
+            return
+        if is_truncated(self._matrix, settings):
+            self._spectrum = _leading(self._loaded, settings, stats)
+        else:
+            self._spectrum = _complete(self._loaded, settings, stats, self.eigenvalues)
+
+    def result(self) -> Result:
+        """What was found."""
+        matrix, stats = self._matrix, self._stats
+        turned = self._loaded.turned != matrix.transposed
+        return Result(
+            matrix,
+            stats,
+            self._spectrum,
+            status="failed" if self.problem else "ok",
+            reason=self.problem or _limits(matrix, self._spectrum),
+            time_s=self.time_s,
+            arrangement=_arrangement(self._arranging, turned=turned) if stats else None,
+        )
 
 
 def _arrangement(arranging: Arranging, *, turned: bool) -> Arrangement:
@@ -147,44 +245,23 @@ def _limits(matrix: Matrix, spectrum: Spectrum | None) -> str:
     )
 
 
-def _numbers(
-    matrix: Matrix,
-    loaded: Loaded,
-    settings: Settings,
-    make_gram: MakeGram,
-    arranging: Arranging,
-) -> tuple[Stats, Spectrum | None, str]:
-    k = loaded.short_side
-    spectral = wants_spectrum(matrix, settings)
-    truncated = is_truncated(matrix, settings)
-    by_gram = spectral and k > 1 and not truncated and loaded.factors is None
-    gram = make_gram(k) if by_gram else None
-    stats = _one_pass(loaded, settings, None if loaded.is_wide else gram, arranging)
-    if not spectral:
-        return stats, None, ""
-    if problem := _no_spectrum(stats):
-        return stats, None, problem
+def _complete(
+    loaded: Loaded, settings: Settings, stats: Stats, eigenvalues: Float64 | None
+) -> Spectrum:
+    """All singular values: from the factors, or the eigenvalues where they settle the ranks."""
     if loaded.factors is not None:
-        return stats, spectrum_of_product(*loaded.factors), ""
-    if gram is not None and loaded.is_wide:
-        for block in loaded.by_columns():
-            gram.add(block, loaded.dtype)
-    if truncated:
-        return stats, _leading(loaded, settings, stats), ""
-    if gram is None:  # a vector: its one singular value is its norm
-        norm_squared = np.full(1, stats.sum_of_squares)
-        spectrum = spectrum_of_eigenvalues(norm_squared, long_side=loaded.long_side)
-    else:
-        spectrum = gram.spectrum(long_side=loaded.long_side)
-    if not settled(
+        return spectrum_of_product(*loaded.factors)
+    if eigenvalues is None:  # a vector: its one singular value is its norm
+        eigenvalues = np.full(1, stats.sum_of_squares)
+    spectrum = spectrum_of_eigenvalues(eigenvalues, long_side=loaded.long_side)
+    if settled(
         spectrum,
         long_side=loaded.long_side,
         tolerance=settings.tolerance,
         sum_of_squares=stats.sum_of_squares,
     ):
-        del gram
-        spectrum = spectrum_of_rows(loaded.decoded(), columns=k)
-    return stats, spectrum, ""
+        return spectrum
+    return spectrum_of_rows(loaded.decoded(), columns=loaded.short_side)
 
 
 def _no_spectrum(stats: Stats) -> str:

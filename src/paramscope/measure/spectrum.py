@@ -99,25 +99,28 @@ def _product(block: Float64) -> Float64:
     return np.matmul(block.T, block, out=np.empty((k, k + _GAP))[:, :k])
 
 
-def spectrum_of_gram(gram: Float64, *, long_side: int) -> Spectrum:
-    """Singular values from a Gram matrix.
+def eigenvalues_of_gram(gram: Float64) -> Float64:
+    """All eigenvalues of a Gram matrix, descending.
 
     Args:
         gram: shape (k, k), float64; the upper triangle is read.
-        long_side: m, how many products were summed for each element.
-
-    Returns:
-        k values. The bound is the largest of the per-value bounds (see the module).
 
     Cost: 4/3·k³ floating-point operations.
     """
     # LAPACK reads columns: of the transpose they lie together, and no stride crosses the cache.
-    eigenvalues: Float64 = np.asarray(np.linalg.eigvalsh(gram.T, UPLO="L"), np.float64)
-    return spectrum_of_eigenvalues(eigenvalues[::-1], long_side=long_side)
+    return np.asarray(np.linalg.eigvalsh(gram.T, UPLO="L"), np.float64)[::-1]
 
 
 def spectrum_of_eigenvalues(eigenvalues: Float64, *, long_side: int) -> Spectrum:
-    """Singular values from the eigenvalues of a Gram matrix, shape (k,), descending."""
+    """Singular values from the eigenvalues of a Gram matrix.
+
+    Args:
+        eigenvalues: shape (k,), descending.
+        long_side: m, how many products were summed for each element of the Gram matrix.
+
+    Returns:
+        k values. The bound is the largest of the per-value bounds (see the module).
+    """
     squares = np.maximum(eigenvalues, 0.0)
     s = np.sqrt(squares)
     uncertainty = square_uncertainty(s, long_side=long_side)
