@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -71,4 +72,6 @@ def write_checkpoint(path: Path, shapes: dict) -> int:
                 x = rng.standard_normal(n, dtype=np.float32) * np.float32(0.02)
                 file.write((x.view(np.uint32) >> 16).astype("<u2").tobytes())
                 remaining -= n
+    if hasattr(os, "sync"):
+        os.sync()  # or the disk would be busy while something is timed
     return path.stat().st_size

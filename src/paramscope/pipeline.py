@@ -17,11 +17,11 @@ from paramscope.checkpoint import Checkpoint
 from paramscope.checkpoint.open import open_checkpoint
 from paramscope.device import choose_gpus
 from paramscope.engine import Crew
-from paramscope.engine.calibration import rates
+from paramscope.engine.calibration import compare, rates
 from paramscope.engine.cores import worker_count
 from paramscope.engine.gpu import gpu_rates
 from paramscope.engine.local import memory_budget_bytes, run_tasks
-from paramscope.engine.plan import Task, largest_short_side, plan
+from paramscope.engine.plan import Task, largest_short_side, plan, wall_time_s
 from paramscope.options import Options
 from paramscope.progress import OnProgress, Progress, silent
 from paramscope.run_meta import FileHashes, run_facts, verdict, write_meta
@@ -164,12 +164,13 @@ def _measure(
         for task in tasks
     ]
     todo = [task for task in todo if task.matrices]
+    hash_work = _HashWork(hashing, machine.hash_s)
     follow = _Follow(
         Progress(checkpoint.source.model_id, len(done), len(matrices), 0.0, 0.0, 0.0),
         tasks,
         todo,
         crew.workers,
-        _HashWork(hashing, machine.hash_s),
+        hash_work,
         progress,
     )
     batches = run_tasks(todo, checkpoint, crew)
@@ -190,6 +191,14 @@ def _measure(
             follow.advance([finished.task for finished in batch], len(results))
     hashes = hashing.result() if hashing else {}
     follow.advance((), 0)
+    if (
+        not done
+        and crew.workers == machine.cores
+        and not crew.gpus
+        and not checkpoint.source.remote
+    ):
+        estimated_s = wall_time_s(tasks, crew.workers) + hash_work.total_s() / crew.workers
+        compare(estimated_s, follow.elapsed_s())
     return hashes
 
 
@@ -204,6 +213,9 @@ class _HashWork:
         if self.hashing is None:
             return 0.0, 0.0
         return self.hashing.read_bytes * self.hash_s, self.hashing.left_bytes * self.hash_s
+
+    def total_s(self) -> float:
+        return sum(self.done_and_left_s())
 
 
 class _Follow:
@@ -237,9 +249,12 @@ class _Follow:
             self._now,
             done=self._now.done + results,
             work_under_way=under_way,
-            elapsed_s=time.perf_counter() - self._started,
+            elapsed_s=self.elapsed_s(),
         )
         self._tell()
+
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self._started
 
     def _tell(self) -> None:
         hashed_s, left_s = self._hash_work.done_and_left_s()

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from handmade import RATES
 from paramscope.anatomy import Matrix
 from paramscope.anatomy.view import View
 from paramscope.checkpoint import StoredTensor
 from paramscope.checkpoint.dtypes import DTYPES
-from paramscope.engine import Settings
+from paramscope.engine import Settings, calibration
 from paramscope.engine.calibration import measure_rates
 from paramscope.engine.plan import plan
 
@@ -58,3 +59,28 @@ def test_rates_of_this_machine_are_positive_and_eigenvalues_cost_more_for_more()
     times = [rates.eigen_time_s(k) for k in (2, 64, 100, 256, 700, 1024, 4096)]
     assert times == sorted(times)
     assert times[0] > 0
+
+
+def test_rates_that_a_run_belies_are_measured_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("PARAMSCOPE_CACHE", str(tmp_path))
+    measured = []
+    monkeypatch.setattr(calibration, "measure_rates", lambda: measured.append(1) or RATES)
+    other = calibration.remembered("a GPU", lambda: RATES)
+    for estimated_s, took_s, times in [
+        (10.0, 11.0, 1),
+        (1.0, 9.0, 1),  # too short to tell
+        (10.0, 13.0, 2),
+        (10.0, 7.0, 3),
+    ]:
+        assert calibration.rates() == RATES
+        calibration.compare(estimated_s, took_s)
+        assert calibration.rates() == RATES
+        assert len(measured) == times
+    assert calibration.remembered("a GPU", lambda: pytest.fail("forgotten")) == other
+
+
+def test_a_damaged_calibration_is_made_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("PARAMSCOPE_CACHE", str(tmp_path))
+    for text in ("", "[]", "{", '{"here": 1}', '{"here": {"gram_flops": "x"}}'):
+        calibration.calibration_path().write_text(text)
+        assert calibration.remembered("here", lambda: RATES) == RATES

@@ -25,6 +25,8 @@ from paramscope.files import write_whole
 _EIGEN_SIZES = (64, 256, 1024)
 _LARGE_SIZE = 2560  # 52 MB: beyond the caches of most machines
 _GRAM_SIZE = 768
+_TELLING_S = 5.0  # a run that long says something about the rates
+_TOLERANCE = 1.25
 
 Times = tuple[tuple[int, float], ...]
 
@@ -96,10 +98,7 @@ def rates(largest_k: int = 0) -> Rates:
 
 def remembered(key: str, measured_now: Callable[[], Rates]) -> Rates:
     """The rates kept under a name, which says what they were measured on."""
-    path = calibration_path()
-    kept: dict[str, dict[str, Any]] = {}
-    with contextlib.suppress(OSError, ValueError):
-        kept = json.loads(path.read_text("utf-8"))
+    kept = _kept()
     with contextlib.suppress(ValueError, TypeError, KeyError):
         stored = kept[key]
         times = {
@@ -108,9 +107,29 @@ def remembered(key: str, measured_now: Callable[[], Rates]) -> Rates:
         }
         return Rates(**{**stored, **times})
     measured = measured_now()
-    with contextlib.suppress(OSError):
-        write_whole(path, json.dumps({**kept, key: asdict(measured)}).encode())
+    _keep({**kept, key: asdict(measured)})
     return measured
+
+
+def compare(estimated_s: float, took_s: float) -> None:
+    """Forget this machine's rates where a run shows that they were measured at a bad moment.
+
+    They are measured again when they are next asked for.
+    """
+    if estimated_s > _TELLING_S and not 1 / _TOLERANCE < took_s / estimated_s < _TOLERANCE:
+        _keep({key: kept for key, kept in _kept().items() if not key.startswith(_machine())})
+
+
+def _kept() -> dict[str, dict[str, Any]]:
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads(calibration_path().read_text("utf-8"))
+        return kept if isinstance(kept, dict) else {}
+    return {}
+
+
+def _keep(rates_by_name: dict[str, dict[str, Any]]) -> None:
+    with contextlib.suppress(OSError):
+        write_whole(calibration_path(), json.dumps(rates_by_name).encode())
 
 
 def _machine() -> str:
@@ -132,7 +151,7 @@ def measure_rates() -> Rates:
     with _all_cores() as best:
         return Rates(
             gram_flops=_GRAM_SIZE**3 / best(lambda: square.T @ square, 5),
-            eigen_s=tuple((k, best(_solve(k), 3)) for k in _EIGEN_SIZES),
+            eigen_s=tuple((k, best(_solve(k), 5)) for k in _EIGEN_SIZES),
             element_s=best(lambda: CodeCounts(16).add(codes), 3) / codes.size,
             decode_s=best(lambda: dtype.decode(codes), 3) / codes.size,
             hash_s=best(lambda: hashlib.sha256(data).digest(), 3) / len(data),
