@@ -23,7 +23,7 @@ def analysis_options(command: Command) -> Command:
         click.option("--model-id", "--model_id", help="Which model, where MODEL is a folder that holds several."),
         click.option("--revision", help="Branch, tag or commit on the Hub; of local files, what to put into the column."),
         click.option("--stream", is_flag=True, help="Read a model on the Hub where it is, without storing it."),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where spectra are computed."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where spectra are computed; auto takes a GPU for more than 10 s of work."),
         click.option("--no-gpu", "--no_gpu", is_flag=True, help="The same as --device cpu."),
         click.option("--svd/--no-svd", default=True, show_default=True, help="Compute spectra, or statistics only."),
         click.option("--method", type=click.Choice(["exact", "truncated"]), default="exact", show_default=True, help="All singular values, or the leading ones: ranks are lower bounds then."),

@@ -39,7 +39,21 @@ def _cuda_devices() -> tuple[tuple[str, ...], str]:
         return (), "PyTorch is not installed (pip install 'paramscope[gpu]')"
     if not torch.cuda.is_available():
         return (), "this PyTorch cannot use the GPU (is it a build for CPU only?)"
-    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count())), ""
+    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    problems = {name: _problem_of(name) for name in names}
+    usable = tuple(name for name in names if not problems[name])
+    return usable, "; ".join(f"{name}: {problem}" for name, problem in problems.items() if problem)
+
+
+def _problem_of(name: str) -> str:
+    """Why a device takes no work: another process has it, or this PyTorch has no code for it."""
+    import torch
+
+    try:
+        torch.ones(2, dtype=torch.float64, device=name).sum().item()
+    except RuntimeError as error:
+        return str(error).strip().partition("\n")[0]
+    return ""
 
 
 def _driver_is_installed() -> bool:

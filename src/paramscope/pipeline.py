@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,11 +17,12 @@ from paramscope.checkpoint import Checkpoint
 from paramscope.checkpoint.open import open_checkpoint
 from paramscope.device import choose_gpus
 from paramscope.engine import Crew
-from paramscope.engine.calibration import compare, rates
+from paramscope.engine.calibration import Rates, compare, rates
 from paramscope.engine.cores import worker_count
 from paramscope.engine.gpu import gpu_rates
 from paramscope.engine.local import memory_budget_bytes, run_tasks
 from paramscope.engine.plan import Task, largest_short_side, plan, wall_time_s
+from paramscope.follow import Follow, HashWork
 from paramscope.options import Options
 from paramscope.progress import OnProgress, Progress, silent
 from paramscope.run_meta import FileHashes, run_facts, verdict, write_meta
@@ -33,6 +34,7 @@ from paramscope.table.results import META, SPECTRA, Run
 from paramscope.table.schema import Context, Row, row
 
 DEFAULT_OUT = Path("data/outputs")
+_WORTH_A_GPU_S = 10.0  # PyTorch takes seconds to load, and the device to be measured
 
 
 def analyze(
@@ -95,19 +97,15 @@ def analyze_all(
 def analyze_source(source: Source, options: Options, progress: OnProgress) -> Run:
     """One checkpoint to one run's folder."""
     started = time.perf_counter()
-    crew = Crew(
-        options.workers or worker_count(),
-        options.memory_bytes or memory_budget_bytes(),
-        choose_gpus(options.device),
-    )
     with closing(source):
         checkpoint = open_checkpoint(source, options.container)
         matrices = dissect(checkpoint.tensors, checkpoint.config)
+        planned = _plan(checkpoint, matrices, options)
         folder = options.out or DEFAULT_OUT / folder_name(source.model_id)
         with Journal(folder, _identity(checkpoint, options), fresh=options.fresh) as journal:
             is_whole = (folder / META).is_file() and len(journal.done()) == len(matrices)
             hashing = FileHashes(checkpoint) if options.hash_files and not is_whole else None
-            hashes = _measure(checkpoint, matrices, journal, options, crew, hashing, progress)
+            hashes = _measure(checkpoint, matrices, planned, journal, options, hashing, progress)
             if is_whole:
                 write_tables(folder, journal, _missing_formats(folder, options.formats))
                 return Run(folder)
@@ -117,7 +115,7 @@ def analyze_source(source: Source, options: Options, progress: OnProgress) -> Ru
             }
             rows = write_tables(folder, journal, (*options.formats, "parquet"))
             write_spectra(folder / SPECTRA, journal.entries(spectra=True))
-            facts = run_facts(checkpoint, options, crew, hashes, timing)
+            facts = run_facts(checkpoint, options, planned.crew, hashes, timing)
             write_meta(folder, {**facts, **verdict(checkpoint, rows)})
     return Run(folder)
 
@@ -135,12 +133,38 @@ def _identity(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """What there is to do, who does it, and how fast this machine is."""
+
+    tasks: list[Task]
+    crew: Crew
+    machine: Rates
+
+
+def _plan(checkpoint: Checkpoint, matrices: list[Matrix], options: Options) -> _Planned:
+    """A GPU that was not asked for is used where the cores would take longer than it to start."""
+    machine = rates(largest_short_side(matrices))
+    workers = options.workers or worker_count()
+    remote = checkpoint.source.remote
+    tasks = plan(matrices, options.settings, machine, remote=remote)
+    gpus: tuple[str, ...] = ()
+    if options.device != "auto" or wall_time_s(tasks, workers) > _WORTH_A_GPU_S:
+        gpus = choose_gpus(options.device)
+    if gpus:
+        gpu = gpu_rates(gpus[0])
+        tasks = plan(matrices, options.settings, machine, remote=remote, gpu=gpu)
+    return _Planned(
+        tasks, Crew(workers, options.memory_bytes or memory_budget_bytes(), gpus), machine
+    )
+
+
 def _measure(
     checkpoint: Checkpoint,
     matrices: list[Matrix],
+    planned: _Planned,
     journal: Journal,
     options: Options,
-    crew: Crew,
     hashing: FileHashes | None,
     progress: OnProgress,
 ) -> dict[str, str]:
@@ -151,28 +175,14 @@ def _measure(
     """
     position = {id(matrix): index for index, matrix in enumerate(matrices)}
     done = journal.done()
-    machine = rates(largest_short_side(matrices))
-    tasks = plan(
-        matrices,
-        options.settings,
-        machine,
-        remote=checkpoint.source.remote,
-        gpu=gpu_rates(crew.gpus[0]) if crew.gpus else None,
-    )
+    tasks, crew, machine = planned.tasks, planned.crew, planned.machine
     todo = [
         replace(task, matrices=tuple(m for m in task.matrices if position[id(m)] not in done))
         for task in tasks
     ]
     todo = [task for task in todo if task.matrices]
-    hash_work = _HashWork(hashing, machine.hash_s)
-    follow = _Follow(
-        Progress(checkpoint.source.model_id, len(done), len(matrices), 0.0, 0.0, 0.0),
-        tasks,
-        todo,
-        crew.workers,
-        hash_work,
-        progress,
-    )
+    begun = Progress(checkpoint.source.model_id, len(done), len(matrices), 0.0, 0.0, 0.0)
+    follow = Follow(begun, tasks, todo, crew.workers, HashWork(hashing, machine.hash_s), progress)
     batches = run_tasks(todo, checkpoint, crew)
     with closing(batches):
         for batch in batches:
@@ -191,79 +201,9 @@ def _measure(
             follow.advance([finished.task for finished in batch], len(results))
     hashes = hashing.result() if hashing else {}
     follow.advance((), 0)
-    if (
-        not done
-        and crew.workers == machine.cores
-        and not crew.gpus
-        and not checkpoint.source.remote
-    ):
-        estimated_s = wall_time_s(tasks, crew.workers) + hash_work.total_s() / crew.workers
-        compare(estimated_s, follow.elapsed_s())
+    if not (done or crew.gpus or checkpoint.source.remote) and crew.workers == machine.cores:
+        compare(wall_time_s(tasks, crew.workers) + follow.hash_s / crew.workers, follow.elapsed_s)
     return hashes
-
-
-@dataclass(frozen=True)
-class _HashWork:
-    """The hashing of files as a share of the work: it takes a core while it lasts."""
-
-    hashing: FileHashes | None
-    hash_s: float
-
-    def done_and_left_s(self) -> tuple[float, float]:
-        if self.hashing is None:
-            return 0.0, 0.0
-        return self.hashing.read_bytes * self.hash_s, self.hashing.left_bytes * self.hash_s
-
-    def total_s(self) -> float:
-        return sum(self.done_and_left_s())
-
-
-class _Follow:
-    """Counts what is done and tells the listener."""
-
-    def __init__(
-        self,
-        begun: Progress,
-        tasks: Iterable[Task],
-        todo: Iterable[Task],
-        workers: int,
-        hash_work: _HashWork,
-        listener: OnProgress,
-    ) -> None:
-        self._tasks_s = sum(task.time_s for task in tasks)
-        self._done_s = self._tasks_s - sum(task.time_s for task in todo)
-        self._workers = workers
-        self._hash_work = hash_work
-        self._started = time.perf_counter()
-        self._listener = listener
-        self._now = replace(begun, work_before=self._done_s)
-        self._tell()
-
-    def advance(self, tasks: Sequence[Task], results: int) -> None:
-        finished = [task.time_s for task in tasks]
-        under_way = self._now.work_under_way
-        if finished:  # every worker is, on average, in the middle of a task like the last one
-            under_way = finished[-1] / 2 * (1 if tasks[-1].alone else self._workers)
-        self._done_s += sum(finished)
-        self._now = replace(
-            self._now,
-            done=self._now.done + results,
-            work_under_way=under_way,
-            elapsed_s=self.elapsed_s(),
-        )
-        self._tell()
-
-    def elapsed_s(self) -> float:
-        return time.perf_counter() - self._started
-
-    def _tell(self) -> None:
-        hashed_s, left_s = self._hash_work.done_and_left_s()
-        self._now = replace(
-            self._now,
-            work_done=self._done_s + hashed_s,
-            work_total=self._tasks_s + hashed_s + left_s,
-        )
-        self._listener(self._now)
 
 
 def _context(source: Source, options: Options) -> Context:

@@ -9,7 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import paramscope
 from handmade import RATES
+from paramscope import pipeline
 from paramscope.checkpoint.dtypes import DTYPES
 from paramscope.device import choose_gpus
 from paramscope.engine import gpu, plan
@@ -124,6 +126,43 @@ def test_cuda_asked_for_and_absent_is_an_error_and_auto_is_not():
     with pytest.raises(DeviceError, match="❌ CUDA not available"):
         choose_gpus("cuda")
     assert choose_gpus("auto") == choose_gpus("cpu") == ()
+
+
+def pretend_there_are_gpus(monkeypatch, *, working: int, broken: int = 0):
+    ones = torch.ones
+
+    def ones_there(*size, device=None, **kwargs):
+        if int(device.partition(":")[2]) >= working:
+            raise RuntimeError("CUDA error: all devices are busy\nsee the manual")
+        return ones(*size, **kwargs)
+
+    monkeypatch.setattr("paramscope.device._driver_is_installed", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: working + broken)
+    monkeypatch.setattr(torch, "ones", ones_there)
+
+
+def test_gpus_that_take_no_work_are_left_out(monkeypatch):
+    pretend_there_are_gpus(monkeypatch, working=2, broken=1)
+    assert choose_gpus("auto") == choose_gpus("cuda") == ("cuda:0", "cuda:1")
+    pretend_there_are_gpus(monkeypatch, working=0, broken=1)
+    assert choose_gpus("auto") == ()
+    with pytest.raises(DeviceError, match=r"❌ CUDA not available: cuda:0: .* busy\. Use --device"):
+        choose_gpus("cuda")
+
+
+def test_a_gpu_that_was_not_asked_for_is_looked_for_where_it_pays(
+    write_checkpoint, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(pipeline, "choose_gpus", lambda name: asked.append(name) or ())
+    model = write_checkpoint({"w": np.ones((4, 3))})
+    for number, device in enumerate(("auto", "cuda", "cpu")):
+        paramscope.analyze(model, out=tmp_path / str(number), device=device)
+    assert asked == ["cuda", "cpu"]
+    monkeypatch.setattr(pipeline, "_WORTH_A_GPU_S", 0.0)
+    paramscope.analyze(model, out=tmp_path / "again")
+    assert asked[2:] == ["auto"]
 
 
 ERRORS = {
