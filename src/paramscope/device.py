@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 
 from paramscope.errors import DeviceError, UsageError
+
+_log = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -41,8 +44,13 @@ def _cuda_devices() -> tuple[tuple[str, ...], str]:
         return (), "this PyTorch cannot use the GPU (is it a build for CPU only?)"
     names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     problems = {name: _problem_of(name) for name in names}
-    usable = tuple(name for name in names if not problems[name])
-    return usable, "; ".join(f"{name}: {problem}" for name, problem in problems.items() if problem)
+    told = "; ".join(f"{name}: {problem}" for name, problem in problems.items() if problem)
+    usable = [name for name in names if not problems[name]]
+    if usable and told:
+        _log.warning("⚠️  GPUs left out: %s", told)
+    # One plan serves all: a card of another kind, for the display perhaps, would be waited for.
+    kinds = {name: torch.cuda.get_device_name(name) for name in usable}
+    return tuple(name for name in usable if kinds[name] == kinds[usable[0]]), told
 
 
 def _problem_of(name: str) -> str:

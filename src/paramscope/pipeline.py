@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -20,9 +21,11 @@ from paramscope.engine import Crew
 from paramscope.engine.calibration import Rates, compare, rates
 from paramscope.engine.cores import worker_count
 from paramscope.engine.gpu import gpu_rates
+from paramscope.engine.gram import GpuError
 from paramscope.engine.local import memory_budget_bytes, run_tasks
 from paramscope.engine.plan import Task, largest_short_side, plan, wall_time_s
-from paramscope.follow import Follow, HashWork
+from paramscope.errors import DeviceError
+from paramscope.monitor import HashWork, Monitor
 from paramscope.options import Options
 from paramscope.progress import OnProgress, Progress, silent
 from paramscope.run_meta import FileHashes, run_facts, verdict, write_meta
@@ -32,6 +35,8 @@ from paramscope.table.export import WRITERS, in_table_order, write_spectra
 from paramscope.table.journal import Entry, Journal
 from paramscope.table.results import META, SPECTRA, Run
 from paramscope.table.schema import Context, Row, row
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_OUT = Path("data/outputs")
 _WORTH_A_GPU_S = 10.0  # PyTorch takes seconds to load, and the device to be measured
@@ -100,8 +105,9 @@ def analyze_source(source: Source, options: Options, progress: OnProgress) -> Ru
     with closing(source):
         checkpoint = open_checkpoint(source, options.container)
         matrices = dissect(checkpoint.tensors, checkpoint.config)
-        planned = _plan(checkpoint, matrices, options)
         folder = options.out or DEFAULT_OUT / folder_name(source.model_id)
+        is_new = options.fresh or not (folder / META).is_file()
+        planned = _plan(checkpoint, matrices, options, is_new=is_new)
         with Journal(folder, _identity(checkpoint, options), fresh=options.fresh) as journal:
             is_whole = (folder / META).is_file() and len(journal.done()) == len(matrices)
             hashing = FileHashes(checkpoint) if options.hash_files and not is_whole else None
@@ -142,21 +148,38 @@ class _Planned:
     machine: Rates
 
 
-def _plan(checkpoint: Checkpoint, matrices: list[Matrix], options: Options) -> _Planned:
+def _plan(
+    checkpoint: Checkpoint, matrices: list[Matrix], options: Options, *, is_new: bool
+) -> _Planned:
     """A GPU that was not asked for is used where the cores would take longer than it to start."""
     machine = rates(largest_short_side(matrices))
     workers = options.workers or worker_count()
     remote = checkpoint.source.remote
     tasks = plan(matrices, options.settings, machine, remote=remote)
     gpus: tuple[str, ...] = ()
-    if options.device != "auto" or wall_time_s(tasks, workers) > _WORTH_A_GPU_S:
+    exact = options.settings.svd and options.settings.method == "exact"
+    pays = is_new and exact and wall_time_s(tasks, workers) > _WORTH_A_GPU_S
+    if options.device != "auto" or pays:
         gpus = choose_gpus(options.device)
-    if gpus:
-        gpu = gpu_rates(gpus[0])
+    if gpus and (gpu := _rates_of(gpus[0], options)) is not None:
         tasks = plan(matrices, options.settings, machine, remote=remote, gpu=gpu)
+    if all(task.gpu_time_s is None for task in tasks):
+        gpus = ()
     return _Planned(
         tasks, Crew(workers, options.memory_bytes or memory_budget_bytes(), gpus), machine
     )
+
+
+def _rates_of(gpu: str, options: Options) -> Rates | None:
+    """None where the GPU cannot be measured now, and was not asked for."""
+    try:
+        return gpu_rates(gpu)
+    except GpuError as error:
+        problem = f"{gpu} takes no work now ({error})"
+    if options.device == "cuda":
+        raise DeviceError(f"❌ CUDA not available: {problem}. Wait, or use --device cpu.")
+    _log.warning("⚠️  GPU %s, going on without", problem)
+    return None
 
 
 def _measure(
@@ -182,7 +205,7 @@ def _measure(
     ]
     todo = [task for task in todo if task.matrices]
     begun = Progress(checkpoint.source.model_id, len(done), len(matrices), 0.0, 0.0, 0.0)
-    follow = Follow(begun, tasks, todo, crew.workers, HashWork(hashing, machine.hash_s), progress)
+    monitor = Monitor(begun, tasks, todo, crew.workers, HashWork(hashing, machine.hash_s), progress)
     batches = run_tasks(todo, checkpoint, crew)
     with closing(batches):
         for batch in batches:
@@ -198,11 +221,14 @@ def _measure(
                     )
                     for result in results
                 )
-            follow.advance([finished.task for finished in batch], len(results))
+            monitor.advance([finished.task for finished in batch], len(results))
+    while hashing and hashing.under_way(0.2):
+        monitor.advance((), 0)
     hashes = hashing.result() if hashing else {}
-    follow.advance((), 0)
-    if not (done or crew.gpus or checkpoint.source.remote) and crew.workers == machine.cores:
-        compare(wall_time_s(tasks, crew.workers) + follow.hash_s / crew.workers, follow.elapsed_s)
+    monitor.advance((), 0)
+    as_planned = not (done or crew.gpus or checkpoint.source.remote or options.memory_bytes)
+    if as_planned and crew.workers == machine.cores:
+        compare(wall_time_s(tasks, crew.workers, monitor.hashing_s), monitor.elapsed_s)
     return hashes
 
 

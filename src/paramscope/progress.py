@@ -31,7 +31,7 @@ class Progress:
     @property
     def eta_s(self) -> float | None:
         """Seconds to go, from the work and the speed so far; None before anything finished."""
-        if not self.elapsed_s or self.work_done <= self.work_before:
+        if self.work_done <= self.work_before:
             return None
         done = min(self.work_done + self.work_under_way, self.work_total)
         return (self.work_total - done) * self.elapsed_s / (done - self.work_before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -74,6 +75,11 @@ class FileHashes:
         self.read_bytes += size_bytes
         self.left_bytes -= size_bytes
 
+    def under_way(self, wait_s: float) -> bool:
+        """Whether it still goes on after so long."""
+        self._thread.join(wait_s)
+        return self._thread.is_alive()
+
     def result(self) -> dict[str, str]:
         """The hash of every weight file, in hexadecimal digits, once all are taken.
 
@@ -137,10 +143,12 @@ def _versions() -> dict[str, str]:
     import numpy as np
     import pyarrow as pa
 
+    torch = sys.modules.get("torch")  # whose numbers they are, where a GPU was used
     return {
         "paramscope": paramscope.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "numpy": np.__version__,
         "pyarrow": pa.__version__,
+        **({} if torch is None else {"torch": torch.__version__}),
     }

@@ -124,13 +124,13 @@ def inspect_source(source: Source, container: str | None = None) -> Structure:
         machine, workers = rates(largest_short_side(matrices)), worker_count()
         tasks = plan(matrices, Settings(), machine)
         hashed = () if source.remote else checkpoint.weight_files  # the Hub vouches for its own
-        hash_s = machine.hash_s * sum(source.files()[file] for file in hashed)
+        hashing_s = machine.hash_s * sum(source.files()[file] for file in hashed)
         return Structure(
             model=model_facts(checkpoint),
             matrices=tuple(matrices),
             nbytes=sum(tensor.nbytes for tensor in checkpoint.stored),
             tensors=len(checkpoint.stored),
-            time_s=_START_S + wall_time_s(tasks, workers) + hash_s / workers,
+            time_s=_START_S + wall_time_s(tasks, workers, hashing_s),
             memory_bytes=peak_bytes(tasks, workers),
             notes=checkpoint.notes,
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -12,16 +14,19 @@ import pytest
 import paramscope
 from handmade import RATES
 from paramscope import pipeline
+from paramscope.anatomy.dissect import dissect
 from paramscope.checkpoint.dtypes import DTYPES
+from paramscope.checkpoint.open import open_checkpoint
 from paramscope.device import choose_gpus
-from paramscope.engine import gpu, plan
+from paramscope.engine import Settings, gpu, local, plan
 from paramscope.engine.gpu import Gpu, measure_gpu_rates
-from paramscope.engine.gram import CPU
-from paramscope.engine.local import _Room, _Schedule
+from paramscope.engine.gram import CPU, GpuError
 from paramscope.engine.plan import Task
-from paramscope.errors import DeviceError
+from paramscope.engine.schedule import Room, Schedule
+from paramscope.errors import DeviceError, SourceError
 from paramscope.measure.rank import actual_rank
 from paramscope.measure.spectrum import spectrum_of_eigenvalues
+from paramscope.source.local import LocalSource
 
 torch = pytest.importorskip("torch")
 SETTINGS_OF_A_TASK = {"matrices": (), "settings": None, "span": (0, 0), "streamed": False}
@@ -65,12 +70,11 @@ def task(time_s: float, gpu_time_s: float | None, **changes) -> Task:
     )
 
 
-def schedule_of(tasks, *, gpu_bytes=100, budget_bytes=100):
-    return _Schedule(list(tasks), _Room(budget_bytes), {"cuda:0": _Room(gpu_bytes)})
+def schedule_of(tasks, *, gpu_bytes=100, budget_bytes=100, threads=1):
+    return Schedule(tasks, Room(budget_bytes), {"cuda:0": Room(gpu_bytes)}, threads)
 
 
-def test_the_gpu_takes_the_costliest_and_cores_what_it_would_not_come_to_sooner(monkeypatch):
-    monkeypatch.setattr("paramscope.engine.local.THREADS", 1)
+def test_the_gpu_takes_the_costliest_and_cores_what_it_would_not_come_to_sooner():
     tasks = [task(9.0, 1.0), task(8.0, 0.9), task(2.0, 0.5), task(0.1, 0.05), task(0.01, None)]
     schedule = schedule_of(tasks)
     assert schedule.take() == [tasks[4]]
@@ -101,6 +105,35 @@ def test_alike_tasks_are_taken_together_as_far_as_memory_reaches():
     assert len(schedule_of(alike, budget_bytes=65).take("cuda:0")) == 2
 
 
+def test_every_thread_of_a_gpu_gets_its_share_of_those_alike():
+    alike = [task(9.0, 1.0, batch=30, pattern=("a",)) for _ in range(10)]
+    schedule = schedule_of(alike, threads=4)
+    assert [len(schedule.take("cuda:0")) for _ in range(4)] == [3, 2, 2, 1]
+
+
+def test_cores_do_what_a_gpu_leaves_behind():
+    schedule = schedule_of([task(9.0, 1.0), task(8.0, 1.0)], threads=2)
+    taken = []
+    waiting = threading.Thread(target=lambda: taken.extend(schedule.take()), daemon=True)
+    waiting.start()
+    schedule.leave("cuda:0")
+    waiting.join(0.1)
+    assert not taken
+    schedule.leave("cuda:0")
+    waiting.join(5)
+    assert [t.time_s for t in taken] == [9.0]
+
+
+def test_alike_tasks_stay_together_though_others_cost_the_same(write_checkpoint):
+    shapes = [(64, 48), (48, 64)] * 6
+    folder = write_checkpoint({str(i): np.ones(shape) for i, shape in enumerate(shapes)})
+    with closing(LocalSource(folder)) as source:
+        tasks = plan.plan(dissect(open_checkpoint(source).tensors, {}), Settings(), RATES)
+    patterns = [t.pattern for t in tasks]
+    assert len(set(patterns)) == 2
+    assert patterns == sorted(patterns, key=patterns.index)
+
+
 def test_a_gpu_starts_no_more_than_its_memory_holds():
     schedule = schedule_of([task(9.0, 1.0, gpu_bytes=80), task(8.0, 1.0, gpu_bytes=30)])
     (first,) = schedule.take("cuda:0")
@@ -128,7 +161,7 @@ def test_cuda_asked_for_and_absent_is_an_error_and_auto_is_not():
     assert choose_gpus("auto") == choose_gpus("cpu") == ()
 
 
-def pretend_there_are_gpus(monkeypatch, *, working: int, broken: int = 0):
+def pretend_there_are_gpus(monkeypatch, *, working: int, broken: int = 0, **kinds: str):
     ones = torch.ones
 
     def ones_there(*size, device=None, **kwargs):
@@ -139,6 +172,7 @@ def pretend_there_are_gpus(monkeypatch, *, working: int, broken: int = 0):
     monkeypatch.setattr("paramscope.device._driver_is_installed", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: working + broken)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda name: kinds.get(name, "a card"))
     monkeypatch.setattr(torch, "ones", ones_there)
 
 
@@ -149,6 +183,11 @@ def test_gpus_that_take_no_work_are_left_out(monkeypatch):
     assert choose_gpus("auto") == ()
     with pytest.raises(DeviceError, match=r"❌ CUDA not available: cuda:0: .* busy\. Use --device"):
         choose_gpus("cuda")
+
+
+def test_gpus_of_another_kind_than_the_first_are_left_out(monkeypatch):
+    pretend_there_are_gpus(monkeypatch, working=3, **{"cuda:1": "a small one"})
+    assert choose_gpus("auto") == ("cuda:0", "cuda:2")
 
 
 def test_a_gpu_that_was_not_asked_for_is_looked_for_where_it_pays(
@@ -174,8 +213,9 @@ ERRORS = {
 
 @pytest.fixture
 def none_is_light(monkeypatch):
-    """So that small matrices go to the device too."""
+    """So that small matrices go to the device too, and to one thread of it."""
     monkeypatch.setattr(plan, "_LIGHT_S", 0.0)
+    monkeypatch.setattr(local, "THREADS", 1)
 
 
 @pytest.fixture
@@ -186,28 +226,36 @@ def alike(write_checkpoint, none_is_light):
     rng = np.random.default_rng(0)
     folder = write_checkpoint({n: rng.standard_normal((40, 24)) for n in "abc"})
 
-    def found(**who):
-        return results(folder, workers=1, **who)
+    def found(workers=1, **who):
+        return results(folder, workers=workers, **who)
 
     return found
 
 
-@pytest.mark.parametrize("call", ["eigvalsh", "zeros", "stack"])
+@pytest.mark.parametrize(
+    ("call", "rates"), [("eigvalsh", FAST), ("zeros", FAST), ("zeros", BATCHED), ("stack", BATCHED)]
+)
 @pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("rates", [FAST, BATCHED])
 def test_what_a_device_cannot_do_falls_back_to_the_cpu(
     alike, call, error, rates, monkeypatch, caplog
 ):
+    called = []
+    solve = torch.linalg.eigvalsh
+
     def fail(*args, **kwargs):
+        if call == "eigvalsh" and args[0].shape == (2, 2):  # a look whether the device works
+            return solve(*args)
+        called.append(args)
         raise ERRORS[error]
 
     reference = alike()
     monkeypatch.setattr(torch.linalg if call == "eigvalsh" else torch, call, fail)
     with caplog.at_level(logging.WARNING):
-        found = alike(gpus=("cpu",), gpu=rates)
+        found = alike(workers=0, gpus=("cpu",), gpu=rates)
     problem = "OOM"
     if error == "failed":
         problem = "failed (cusolver error: CUSOLVER_STATUS_EXECUTION_FAILED)"
+    assert called
     texts = [record.getMessage() for record in caplog.records]
     one_by_one = call == "stack"  # together there was no room; one by one there was
     text = f"⚠️  GPU {problem}, falling back to CPU for matrix (40, 24)"
@@ -234,7 +282,7 @@ def test_a_device_and_cores_together_give_the_same_ranks(
     tensors["matrix8"][:, 20:] = 0.0
     folder = write_checkpoint(tensors)
     reference = results(folder)
-    found = results(folder, gpus=("cpu",), gpu=rates)
+    found = results(folder, workers=0, gpus=("cpu",), gpu=rates)
     assert set(found) == set(tensors)
     for name, result in found.items():
         assert result.stats == reference[name].stats or name == "matrix7"
@@ -248,3 +296,67 @@ def test_a_device_and_cores_together_give_the_same_ranks(
     together = [shape[0] for shape in solved if len(shape) == 3]
     assert bool(together) == (rates is BATCHED)
     assert max(together, default=5) == 5
+
+
+@pytest.mark.parametrize("breaks", ["at once", "a stream", "later"])
+def test_cores_take_over_from_a_gpu_that_breaks(alike, breaks, monkeypatch, caplog):
+    solve = torch.linalg.eigvalsh
+    solved = []
+
+    def broken(A):
+        solved.append(A.shape)
+        if breaks == "at once" or (breaks == "later" and len(solved) > 1):
+            raise RuntimeError("CUDA error: unspecified launch failure\nmore")
+        return solve(A)
+
+    @contextlib.contextmanager
+    def no_stream(self):
+        raise GpuError("no stream to give")
+        yield
+
+    reference = alike()
+    monkeypatch.setattr(torch.linalg, "eigvalsh", broken)
+    if breaks == "a stream":
+        monkeypatch.setattr(Gpu, "own_stream", no_stream)
+    with caplog.at_level(logging.WARNING):
+        found = alike(gpus=("cpu",), gpu=FAST)
+    assert set(found) == set(reference)
+    assert all(result.status == "ok" for result in found.values())
+    texts = [record.getMessage() for record in caplog.records]
+    telling = [text for text in texts if text.startswith("⚠️  GPU cpu takes no")]
+    assert len(telling) == 1
+
+
+def test_a_gpu_that_cannot_be_measured_is_left_out_or_an_error(
+    write_checkpoint, tmp_path, monkeypatch, caplog
+):
+    def full(name):
+        raise GpuError("CUDA out of memory")
+
+    monkeypatch.setattr(pipeline, "_WORTH_A_GPU_S", 0.0)
+    monkeypatch.setattr(pipeline, "choose_gpus", lambda name: ("cuda:0",))
+    monkeypatch.setattr(pipeline, "gpu_rates", full)
+    model = write_checkpoint({"w": np.ones((4, 3))})
+    with caplog.at_level(logging.WARNING):
+        run = paramscope.analyze(model, out=tmp_path / "run")
+    assert run.meta["device"]["gpus"] == []
+    assert caplog.messages == [
+        "⚠️  GPU cuda:0 takes no work now (CUDA out of memory), going on without"
+    ]
+    with pytest.raises(DeviceError, match="❌ CUDA not available: cuda:0 takes no work now"):
+        paramscope.analyze(model, out=tmp_path / "other", device="cuda")
+    paramscope.analyze(model, out=tmp_path / "run")  # is whole: no GPU is asked for anything
+
+
+def test_an_error_of_reading_one_of_a_batch_ends_the_run(write_checkpoint, none_is_light):
+    from test_local import results
+
+    def broken(checkpoint):
+        def read(tensor, start, stop):
+            raise SourceError("the disk is gone")
+
+        return replace(checkpoint, read_stored=read)
+
+    folder = write_checkpoint({n: np.ones((40, 24)) for n in "abc"})
+    with pytest.raises(SourceError, match="the disk is gone"):
+        results(folder, change=broken, gpus=("cpu",), gpu=BATCHED)

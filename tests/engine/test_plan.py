@@ -70,6 +70,8 @@ def test_rates_that_a_run_belies_are_measured_again(monkeypatch, tmp_path):
         (10.0, 11.0, 1),
         (1.0, 9.0, 1),  # too short to tell
         (10.0, 13.0, 2),
+        (10.0, 13.0, 2),  # measured again already: something else is slow
+        (10.0, 10.0, 2),
         (10.0, 7.0, 3),
     ]:
         assert calibration.rates() == RATES

@@ -114,10 +114,17 @@ def remembered(key: str, measured_now: Callable[[], Rates]) -> Rates:
 def compare(estimated_s: float, took_s: float) -> None:
     """Forget this machine's rates where a run shows that they were measured at a bad moment.
 
-    They are measured again when they are next asked for.
+    They are measured again when they are next asked for; once only, as it may not be the rates.
     """
-    if estimated_s > _TELLING_S and not 1 / _TOLERANCE < took_s / estimated_s < _TOLERANCE:
-        _keep({key: kept for key, kept in _kept().items() if not key.startswith(_machine())})
+    if estimated_s < _TELLING_S:
+        return
+    kept, doubted = _kept(), f"doubted|{_machine()}"
+    if 1 / _TOLERANCE < took_s / estimated_s < _TOLERANCE:
+        if kept.pop(doubted, None) is not None:
+            _keep(kept)
+    elif doubted not in kept:
+        others = {key: rates for key, rates in kept.items() if not key.startswith(_machine())}
+        _keep({**others, doubted: {}})
 
 
 def _kept() -> dict[str, dict[str, Any]]:

@@ -10,6 +10,8 @@ at a time.
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +21,14 @@ import numpy as np
 
 from paramscope.checkpoint.dtypes import DTYPES, Codes, Dtype
 from paramscope.engine.calibration import Rates, remembered
-from paramscope.engine.gram import DeviceFailedError, DeviceFullError
+from paramscope.engine.gram import GpuError, GpuFullError
 from paramscope.measure.spectrum import Float64
+
+_log = logging.getLogger(__name__)
 
 THREADS = 4  # on each GPU
 
+_TAKES_NO_WORK = "⚠️  GPU %s takes no more work (%s), going on without"
 _COPY_BYTES = 2**26  # a block in float64 on the device: large for its kernels, no burden to it
 _GRAM_SIZE = 2048
 _EIGEN_SIZES = (64, 512, 2048)
@@ -31,19 +36,117 @@ _BATCH_SIZES = (64, 256, 1024)
 _BATCH = 8
 
 
+class Gpu:
+    """One GPU by torch's name of it; only eigenvalues come back from there.
+
+    Attributes:
+        broken: after some errors a device takes no more work at all.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.broken = False
+        self._looking = threading.Lock()
+
+    def empty(self, k: int) -> GpuGram:
+        with self.own_errors():
+            return GpuGram(k, self)
+
+    def eigenvalues(self, grams: Sequence[GpuGram]) -> list[Float64]:
+        import torch
+
+        matrices = [gram.matrix for gram in grams]
+        with self.own_errors():
+            stacked = matrices[0] if len(matrices) == 1 else torch.stack(matrices)
+            found: Float64 = torch.linalg.eigvalsh(stacked).cpu().numpy()
+        return list(found.reshape(len(matrices), -1)[:, ::-1])
+
+    @contextlib.contextmanager
+    def own_stream(self) -> Iterator[None]:
+        """What this thread does on the device waits for nothing that other threads do there.
+
+        Raises:
+            GpuError: the device has no stream to give.
+        """
+        if self.device == "cpu":
+            yield
+            return
+        import torch
+
+        with self.own_errors():
+            stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            yield
+
+    def prepare(self) -> int:
+        """Load the solver: threads that do so at the same time fail (pytorch issue 90613).
+
+        Returns:
+            How many bytes of the device's memory are free.
+
+        Raises:
+            GpuError: the device takes no work.
+        """
+        import torch
+
+        with self.own_errors():
+            self._solve_something()
+            if self.device == "cpu":
+                return 2**62
+            free_bytes, _ = torch.cuda.mem_get_info(self.device)
+            return int(free_bytes)
+
+    @contextlib.contextmanager
+    def own_errors(self) -> Iterator[None]:
+        """Turn what torch raises into our own errors, and give back what it keeps of the memory.
+
+        Libraries below torch say "out of memory" in words of their own, and a solver that does
+        not converge raises as well.
+        """
+        import torch
+
+        try:
+            yield
+        except RuntimeError as error:
+            first_line = str(error).strip().partition("\n")[0][:200]
+            if torch.cuda.is_available():
+                with contextlib.suppress(RuntimeError):
+                    torch.cuda.empty_cache()
+            if isinstance(error, torch.OutOfMemoryError) or _says_full(str(error)):
+                raise GpuFullError(first_line) from error
+            self._look_whether_broken(first_line)
+            raise GpuError(first_line) from error
+
+    def _look_whether_broken(self, problem: str) -> None:
+        with self._looking:
+            if self.broken:
+                return
+            try:
+                self._solve_something()
+            except RuntimeError:
+                self.broken = True
+                _log.warning(_TAKES_NO_WORK, self.device, problem)
+
+    def _solve_something(self) -> None:
+        import torch
+
+        torch.linalg.eigvalsh(torch.eye(2, dtype=torch.float64, device=self.device)).sum().item()
+
+
 class GpuGram:
     """A k×k Gram matrix in float64 on a device; only codes travel there."""
 
-    def __init__(self, k: int, device: str) -> None:
+    def __init__(self, k: int, gpu: Gpu) -> None:
         import torch
 
         self._torch = torch
-        self._device = torch.device(device)
+        self._gpu = gpu
+        self._device = torch.device(gpu.device)
         self.matrix = torch.zeros((k, k), dtype=torch.float64, device=self._device)
 
     def add(self, codes: Codes, dtype: Dtype) -> None:
         rows = max(1, _COPY_BYTES // (8 * codes.shape[1]))
-        with _own_errors():
+        with self._gpu.own_errors():
             for start in range(0, len(codes), rows):
                 block = self._decoded(codes[start : start + rows], dtype)
                 self.matrix.addmm_(block.T, block)
@@ -62,76 +165,6 @@ class GpuGram:
         if narrow is not None:
             stored = stored.view(narrow)
         return stored.to(torch.float64)
-
-
-class Gpu:
-    """One GPU by torch's name of it; only eigenvalues come back from there."""
-
-    def __init__(self, device: str) -> None:
-        self._device = device
-
-    def empty(self, k: int) -> GpuGram:
-        with _own_errors():
-            return GpuGram(k, self._device)
-
-    def eigenvalues(self, grams: Sequence[GpuGram]) -> list[Float64]:
-        import torch
-
-        matrices = [gram.matrix for gram in grams]
-        with _own_errors():
-            stacked = matrices[0] if len(matrices) == 1 else torch.stack(matrices)
-            found: Float64 = torch.linalg.eigvalsh(stacked).cpu().numpy()
-        return list(found.reshape(len(matrices), -1)[:, ::-1])
-
-    @contextlib.contextmanager
-    def own_stream(self) -> Iterator[None]:
-        """What this thread does on the device waits for nothing that other threads do there."""
-        if self._device == "cpu":
-            yield
-            return
-        import torch
-
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):
-            yield
-
-    def prepare(self) -> None:
-        """Load the solver; threads that do so at the same time fail (pytorch issue 90613)."""
-        import torch
-
-        with contextlib.suppress(RuntimeError):  # it will be met again, and told, with a matrix
-            torch.linalg.eigvalsh(torch.eye(2, dtype=torch.float64, device=self._device))
-
-    def free_bytes(self) -> int:
-        """What is free of the device's memory now."""
-        import torch
-
-        if self._device == "cpu":
-            return 2**63 - 1
-        free_bytes, _ = torch.cuda.mem_get_info(self._device)
-        return int(free_bytes)
-
-
-@contextlib.contextmanager
-def _own_errors() -> Iterator[None]:
-    """Turn what torch raises into our own errors, and give back what it keeps of the memory.
-
-    Libraries below torch say "out of memory" in words of their own, and a solver that does not
-    converge raises as well; after some errors a device takes no more work at all.
-    """
-    import torch
-
-    try:
-        yield
-    except RuntimeError as error:
-        full = isinstance(error, torch.OutOfMemoryError) or _says_full(str(error))
-        if torch.cuda.is_available():
-            with contextlib.suppress(RuntimeError):
-                torch.cuda.empty_cache()
-        if full:
-            raise DeviceFullError(str(error)) from error
-        first_line = str(error).strip().partition("\n")[0]
-        raise DeviceFailedError(first_line[:200]) from error
 
 
 def _says_full(message: str) -> bool:
@@ -154,7 +187,11 @@ def gpu_name(device: str) -> str:
 
 
 def measure_gpu_rates(device: str) -> Rates:
-    """Time the kernels on all of a device's threads at once, copies to it included."""
+    """Time the kernels on all of a device's threads at once, copies to it included.
+
+    Raises:
+        GpuError: the device cannot do them now, as where others have its memory.
+    """
     gpu = Gpu(device)
     gpu.prepare()
     rng = np.random.default_rng(0)
@@ -167,14 +204,16 @@ def measure_gpu_rates(device: str) -> Rates:
 
     def build() -> None:
         built(_GRAM_SIZE)
-        _wait(device)
+        with gpu.own_errors():
+            _wait(device)
 
     def solve(k: int, count: int) -> float:
         grams = [built(k) for _ in range(count)]
-        _wait(device)
-        return _best(gpu, lambda: gpu.eigenvalues(grams)) / count
+        with gpu.own_errors():
+            _wait(device)
+        return _together(gpu, lambda: gpu.eigenvalues(grams)) / count
 
-    gram_s = _best(gpu, build)
+    gram_s = _together(gpu, build)
     return Rates(
         gram_flops=_GRAM_SIZE**3 / gram_s,
         eigen_s=tuple((k, solve(k, 1)) for k in _EIGEN_SIZES),
@@ -191,17 +230,26 @@ def _wait(device: str) -> None:
         torch.cuda.current_stream(device).synchronize()
 
 
-def _best(gpu: Gpu, work: Callable[[], object]) -> float:
-    """The shortest of three on all threads at once, after one that warms up."""
+def _together(gpu: Gpu, work: Callable[[], object]) -> float:
+    """Seconds for each of three on a thread, while all threads do the same; warmed up before."""
+    begin = threading.Barrier(THREADS)
 
     def timed() -> float:
         with gpu.own_stream():
-            durations = []
-            for _ in range(4):
-                started = time.perf_counter()
+            try:
                 work()
-                durations.append(time.perf_counter() - started)
-        return min(durations[1:])
+            except GpuError:
+                begin.abort()
+                raise
+            begin.wait()
+            started = time.perf_counter()
+            for _ in range(3):
+                work()
+            return (time.perf_counter() - started) / 3
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return max(pool.map(lambda _: timed(), range(THREADS)))
+        futures = [pool.submit(timed) for _ in range(THREADS)]
+    for future in futures:
+        if isinstance(problem := future.exception(), GpuError):
+            raise problem
+    return max(future.result() for future in futures)

@@ -18,8 +18,8 @@ class Gram(Protocol):
         """Take in a block of rows, shape (b, k), as codes.
 
         Raises:
-            DeviceFullError: the device has no room for it.
-            DeviceFailedError: the device cannot do it.
+            GpuFullError: the device has no room for it.
+            GpuError: the device cannot do it.
         """
 
 
@@ -39,12 +39,12 @@ class Device(Protocol[AnyGram]):
         """
 
 
-class DeviceFullError(Exception):
-    """A device other than the CPU is out of memory; the CPU takes the matrix over."""
+class GpuError(Exception):
+    """A GPU gave up on a matrix; the CPU takes it over."""
 
 
-class DeviceFailedError(Exception):
-    """A device other than the CPU gave up on a matrix; the CPU takes it over."""
+class GpuFullError(GpuError):
+    """A GPU is out of memory."""
 
 
 class CpuGram:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,128 +27,24 @@ from paramscope.checkpoint.dtypes import Codes
 from paramscope.engine import Crew, Result
 from paramscope.engine.factors import ProductCut, factors_of
 from paramscope.engine.gpu import THREADS, Gpu
-from paramscope.engine.gram import CPU, Device
+from paramscope.engine.gram import CPU, Device, GpuError
 from paramscope.engine.plan import Task
+from paramscope.engine.schedule import Room, Schedule
 from paramscope.engine.work import Loaded, measure, refused
+
+_log = logging.getLogger(__name__)
 
 Cut = Callable[[View], Codes]
 
 _SHARE_OF_FREE_MEMORY = 0.6
 _SHARE_OF_GPU_MEMORY = 0.8
+_LEAVE_GPU_S = 5.0
 _GATHER_S = 0.05
 
 
 def memory_budget_bytes() -> int:
     """What may be in flight by default: a share of the memory that is free now."""
     return int(psutil.virtual_memory().available * _SHARE_OF_FREE_MEMORY)
-
-
-@dataclass(slots=True)
-class _Room:
-    """A memory, and how much of it tasks under way take; one task alone always fits."""
-
-    budget_bytes: int
-    in_flight_bytes: int = 0
-    under_way: int = 0
-
-    def fits(self, size_bytes: int) -> bool:
-        return self.under_way == 0 or self.in_flight_bytes + size_bytes <= self.budget_bytes
-
-    def take(self, size_bytes: int) -> None:
-        self.in_flight_bytes += size_bytes
-        self.under_way += 1
-
-    def give_back(self, size_bytes: int) -> None:
-        self.in_flight_bytes -= size_bytes
-        self.under_way -= 1
-
-
-@dataclass(slots=True)
-class _Schedule:
-    """The tasks not yet started, and the memory that those under way take.
-
-    With GPUs, these take the costliest tasks of those they do faster than a core; the cores take
-    what is left, and from the cheap end what the GPUs would not come to sooner.
-
-    Attributes:
-        gpus: each GPU's memory, by name.
-    """
-
-    pending: list[Task]
-    room: _Room
-    gpus: dict[str, _Room] = field(default_factory=dict)
-    gpu_backlog_s: float = 0.0
-    stopped: bool = False
-    changed: threading.Condition = field(default_factory=threading.Condition)
-
-    def __post_init__(self) -> None:
-        """Add up what the GPUs would have to do if they did all that they do better."""
-        self.gpu_backlog_s = sum(task.gpu_time_s or 0.0 for task in self.pending)
-
-    def take(self, gpu: str = "") -> list[Task]:
-        """The next task that fits, for a core or a GPU; with it those to be solved together.
-
-        Alone, any task fits. None when there is no more.
-        """
-        with self.changed:
-            while not self.stopped and self.pending:
-                suitable = False
-                for index in self._in_order(gpu):
-                    if not self._suits(index, gpu):
-                        continue
-                    suitable = True
-                    if self._fits(self.pending[index], gpu):
-                        return self._start(index, gpu)
-                if gpu and not suitable:
-                    return []
-                self.changed.wait()
-            return []
-
-    def _in_order(self, gpu: str) -> Iterable[int]:
-        count = len(self.pending)
-        return range(count) if gpu or not self.gpus else reversed(range(count))
-
-    def _suits(self, index: int, gpu: str) -> bool:
-        task = self.pending[index]
-        if gpu:
-            return task.gpu_time_s is not None
-        threads = len(self.gpus) * THREADS
-        return task.gpu_time_s is None or task.time_s < self.gpu_backlog_s / max(1, threads)
-
-    def _fits(self, task: Task, gpu: str) -> bool:
-        on_gpu = not gpu or self.gpus[gpu].fits(task.gpu_bytes)
-        return on_gpu and self.room.fits(task.memory_bytes)
-
-    def _start(self, index: int, gpu: str) -> list[Task]:
-        first = self.pending.pop(index)
-        started = [first]
-        self.room.take(first.memory_bytes)
-        while (
-            gpu
-            and len(started) < first.batch
-            and index < len(self.pending)
-            and self.pending[index].pattern == first.pattern
-            and self.room.fits(first.memory_bytes)
-        ):
-            started.append(self.pending.pop(index))
-            self.room.take(first.memory_bytes)
-        if gpu:
-            self.gpus[gpu].take(first.gpu_bytes)
-        self.gpu_backlog_s -= len(started) * (first.gpu_time_s or 0.0)
-        return started
-
-    def give_back(self, tasks: Sequence[Task], gpu: str = "") -> None:
-        with self.changed:
-            for task in tasks:
-                self.room.give_back(task.memory_bytes)
-            if gpu:
-                self.gpus[gpu].give_back(tasks[0].gpu_bytes)
-            self.changed.notify_all()
-
-    def stop(self) -> None:
-        with self.changed:
-            self.stopped = True
-            self.changed.notify_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,19 +115,17 @@ def _run(
     if not tasks:
         return
     finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
-    gpus = {name: Gpu(name) for name in crew.gpus}
-    rooms = {
-        name: _Room(int(gpu.free_bytes() * _SHARE_OF_GPU_MEMORY)) for name, gpu in gpus.items()
-    }
-    schedule = _Schedule(list(tasks), _Room(crew.budget_bytes), rooms)
+    gpus = _usable(crew.gpus)
+    rooms = {name: room for name, (_, room) in gpus.items()}
+    schedule = Schedule(tasks, Room(crew.budget_bytes), rooms, THREADS)
 
-    def next_ready(gpu: str = "") -> _Ready | None:
+    def next_ready(name: str = "") -> _Ready | None:
         """The next tasks, their bytes read; an error of reading goes to the caller."""
-        while taken := schedule.take(gpu):
+        while not (name and gpus[name][0].broken) and (taken := schedule.take(name)):
             try:
                 return _Ready(taken, [reader(task, checkpoint) for task in taken])
             except Exception as error:
-                done(taken, gpu, error)
+                done(taken, name, error)
         return None
 
     def done(taken: list[Task], gpu: str, outcome: list[list[Result]] | Exception) -> None:
@@ -253,13 +148,17 @@ def _run(
                 done(item.tasks, gpu, outcome)
             del item  # the bytes go before the next ones come
 
-    def work_on(name: str, gpu: Gpu) -> None:
-        with gpu.own_stream():
-            work(partial(next_ready, name), name, gpu)
+    def work_on(name: str) -> None:
+        try:
+            gpu, _ = gpus[name]
+            with gpu.own_stream():
+                work(partial(next_ready, name), name, gpu)
+        except GpuError as error:
+            _log.warning("⚠️  GPU %s takes no work (%s), going on without", name, error)
+        finally:
+            schedule.leave(name)
 
-    for name, gpu in gpus.items():
-        gpu.prepare()
-        _start(partial(work_on, name, gpu), THREADS)
+    on_gpus = [thread for name in gpus for thread in _start(partial(work_on, name), THREADS)]
     if checkpoint.source.remote:
         ahead: queue.Queue[_Ready | None] = queue.Queue(maxsize=cores)
         _start(lambda: _read_ahead(next_ready, ahead), cores)
@@ -277,6 +176,23 @@ def _run(
                 raise errors[0]
     finally:
         schedule.stop()
+        for thread in on_gpus:  # Python must not end while one of them is inside torch
+            thread.join(_LEAVE_GPU_S)
+
+
+def _usable(names: Sequence[str]) -> dict[str, tuple[Gpu, Room]]:
+    """The GPUs that take work, and their memory; of the others a warning tells."""
+    found = {}
+    for name in names:
+        gpu = Gpu(name)
+        try:
+            free_bytes = gpu.prepare()
+        except GpuError as error:
+            if not gpu.broken:  # else it has been told
+                _log.warning("⚠️  GPU %s takes no work (%s), going on without", name, error)
+            continue
+        found[name] = gpu, Room(int(free_bytes * _SHARE_OF_GPU_MEMORY))
+    return found
 
 
 def _read_ahead(next_ready: Callable[[], _Ready | None], ahead: queue.Queue[_Ready | None]) -> None:
@@ -286,9 +202,13 @@ def _read_ahead(next_ready: Callable[[], _Ready | None], ahead: queue.Queue[_Rea
     ahead.put(None)
 
 
-def _start(target: Callable[[], None], threads: int) -> None:
-    for _ in range(threads):
-        threading.Thread(target=target, name="paramscope", daemon=True).start()
+def _start(target: Callable[[], None], count: int) -> list[threading.Thread]:
+    threads = [
+        threading.Thread(target=target, name="paramscope", daemon=True) for _ in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 def _drain(finished: queue.SimpleQueue[Finished], *, at_most: int) -> list[Finished]:

@@ -23,9 +23,8 @@ _LIGHT_S = 2e-3
 _KRYLOV_PASSES = 16  # typical of random weights
 _LARGEST_BATCH = 64
 _BATCH_BYTES = 2**28  # of Gram matrices that a GPU solves together
-_GPU_COPIES = (
-    4  # of a Gram matrix: itself, stacked with others, the solver's copy and its workspace
-)
+_GPU_COPIES = 4  # of a Gram matrix: itself, in a stack, the solver's own, its workspace
+
 _GPU_BLOCKS_BYTES = 2**28
 
 
@@ -98,7 +97,8 @@ def plan(
             task = task if gpu is None else _with_gpu(task, rates, gpu)
             patterns[key] = replace(task, pattern=key)
         tasks.append(patterns[key].moved_to(group))
-    return sorted(tasks, key=lambda task: task.time_s, reverse=True)
+    order = {key: number for number, key in enumerate(patterns)}  # those alike stay together
+    return sorted(tasks, key=lambda task: (-task.time_s, order[task.pattern]))
 
 
 def largest_short_side(matrices: Iterable[Matrix]) -> int:
@@ -107,11 +107,11 @@ def largest_short_side(matrices: Iterable[Matrix]) -> int:
     return max((min(m.rows, m.columns) for m in by_gram), default=0)
 
 
-def wall_time_s(tasks: Sequence[Task], workers: int) -> float:
-    """Estimated time of all tasks on so many cores."""
+def wall_time_s(tasks: Sequence[Task], workers: int, hashing_s: float = 0.0) -> float:
+    """Estimated time of all tasks on so many cores, one of which hashes files beside them."""
     light_s = sum(task.time_s for task in tasks if task.is_light)
     others_s = sum(task.time_s for task in tasks if not task.is_light)
-    return others_s / workers + light_s
+    return max(hashing_s, (others_s + hashing_s) / workers + light_s)
 
 
 def peak_bytes(tasks: Sequence[Task], workers: int) -> int:
@@ -125,7 +125,10 @@ def _pattern_of(group: Sequence[Matrix]) -> tuple[Any, ...]:
     """What the cost of a group depends on: all but where it lies."""
     first = group[0]
     start = first.view.offset
-    views = tuple((m.view.shape, m.view.strides, m.view.offset - start, m.is_buffer) for m in group)
+    views = tuple(
+        (m.view.shape, m.view.strides, m.view.offset - start, m.is_buffer, bool(m.refusal))
+        for m in group
+    )
     return (first.tensor.dtype.name, first.tensor.scheme, first.tensor.shape, views)
 
 

@@ -15,7 +15,7 @@ from paramscope.anatomy import Matrix
 from paramscope.checkpoint.dtypes import Codes, Dtype
 from paramscope.engine import Result, Settings
 from paramscope.engine.factors import factors_of
-from paramscope.engine.gram import CPU, Device, DeviceFailedError, DeviceFullError, Gram
+from paramscope.engine.gram import CPU, Device, GpuError, GpuFullError, Gram
 from paramscope.measure.arrangement import Arrangement, Arranging
 from paramscope.measure.low_rank import spectrum_of_product
 from paramscope.measure.rank import ENERGY_SHARES, energy_share
@@ -86,9 +86,9 @@ def measure(
     """
     try:
         return _measure(items, settings, device)
-    except DeviceFullError:
+    except GpuFullError:
         problem = "OOM"
-    except DeviceFailedError as error:
+    except GpuError as error:
         problem = f"failed ({error})"
     # The exception is gone, and with it what the attempt held on the device.
     if len(items) > 1:

@@ -149,7 +149,7 @@ def settled(spectrum: Spectrum, *, long_side: int, tolerance: float, sum_of_squa
     """
     squares = spectrum.s**2
     if squares.size == 0 or squares[0] == 0.0:
-        return True
+        return sum_of_squares == 0.0
     uncertainty = square_uncertainty(spectrum.s, long_side=long_side)
     at_threshold = np.abs(squares - tolerance**2 * squares[0]) <= uncertainty * (1 + tolerance**2)
     total = float(squares.sum())

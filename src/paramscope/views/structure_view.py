@@ -50,7 +50,7 @@ def structure_view(structure: Structure) -> Iterator[str]:
         yield f"Refused:    {len(refused):,}, such as {printable(refused[0].tensor.name, 50)}:"
         yield f"            {printable(refused[0].refusal, 66)}"
     yield (
-        f"A full analysis here takes about {duration_text(structure.time_s)} "
+        f"A full analysis on the cores here takes about {duration_text(structure.time_s)} "
         f"and {bytes_text(structure.memory_bytes)} of memory."
     )
     for note in structure.notes:

@@ -1,4 +1,4 @@
-"""Follows a run: what is done, what is under way, how long the rest will take."""
+"""Watches a run: what is done, what is under way, how long the rest will take."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class HashWork:
     """The hashing of files as a share of the work: it takes a core while it lasts."""
 
     hashing: FileHashes | None
-    hash_s: float
+    byte_s: float
 
     def done_and_left_s(self) -> tuple[float, float]:
         """Estimated seconds on one core."""
         if self.hashing is None:
             return 0.0, 0.0
-        return self.hashing.read_bytes * self.hash_s, self.hashing.left_bytes * self.hash_s
+        return self.hashing.read_bytes * self.byte_s, self.hashing.left_bytes * self.byte_s
 
 
-class Follow:
+class Monitor:
     """Counts what is done and tells the listener."""
 
     def __init__(
@@ -39,12 +39,12 @@ class Follow:
     ) -> None:
         """Begin with some of `tasks` left `todo`."""
         self._tasks_s = sum(map(_work_s, tasks))
-        self._done_s = self._tasks_s - sum(map(_work_s, todo))
+        self._before_s = self._done_s = self._tasks_s - sum(map(_work_s, todo))
         self._workers = workers
         self._hash_work = hash_work
         self._started = time.perf_counter()
         self._listener = listener
-        self._now = replace(begun, work_before=self._done_s)
+        self._now = begun
         self._tell()
 
     def advance(self, tasks: Sequence[Task], results: int) -> None:
@@ -68,15 +68,18 @@ class Follow:
         return time.perf_counter() - self._started
 
     @property
-    def hash_s(self) -> float:
+    def hashing_s(self) -> float:
         """Estimated seconds of hashing on one core, all of it."""
         return sum(self._hash_work.done_and_left_s())
 
     def _tell(self) -> None:
         hashed_s, left_s = self._hash_work.done_and_left_s()
+        work_done = self._done_s + hashed_s
+        begun = self._done_s > self._before_s  # the hashing alone does not tell how fast we are
         self._now = replace(
             self._now,
-            work_done=self._done_s + hashed_s,
+            work_before=self._before_s if begun else work_done,
+            work_done=work_done,
             work_total=self._tasks_s + hashed_s + left_s,
         )
         self._listener(self._now)
