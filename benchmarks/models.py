@@ -178,7 +178,12 @@ def compare(choice: argparse.Namespace, folder: Path) -> None:
         other = timed([choice.weightwatcher_python, "-c", WEIGHTWATCHER, str(source)])
         rows.append(["WeightWatcher analyze, whole process", other.wall_s, other.peak_mib])
     shown = [
-        [what, seconds(s), times(s / ours.wall_s), f"{mib:,.0f}" if mib else ""]
+        [
+            what,
+            seconds(s),
+            times(s / ours.wall_s) if s > 0.01 * ours.wall_s else "",
+            f"{mib:,.0f}" if mib else "",
+        ]
         for what, s, mib in rows
     ]
     layers = f", {choice.layers} layers" if choice.layers else ""

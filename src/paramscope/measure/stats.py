@@ -114,12 +114,19 @@ def _count(flat: Codes, bits: int) -> tuple[Codes, Counts]:
         return used[order], counts[order]
     turned = flat << np.uint16(1)
     turned |= flat >> np.uint16(15)
-    least = turned.min()
-    narrow = int(turned.max()) - int(least) < _NARROW
-    used, counts = _counted(turned, int(least) if narrow else None)
+    used, counts = _counted(turned, _least_of_narrow(turned))
     used = (used >> np.uint16(1)) | (used << np.uint16(15))
     order = np.argsort(used, kind="stable")
     return used[order], counts[order]
+
+
+def _least_of_narrow(codes: Codes) -> int | None:
+    """The smallest code, or 0 where that will do; None where they spread over a wide range."""
+    largest = int(codes.max())
+    if largest < _NARROW and codes.size >= _FEW:  # as where all |x| < 2: one look less
+        return 0
+    least = int(codes.min())
+    return least if largest - least < _NARROW else None
 
 
 def _counted(codes: Codes, least: int | None) -> tuple[Codes, Counts]:
@@ -129,7 +136,7 @@ def _counted(codes: Codes, least: int | None) -> tuple[Codes, Counts]:
     keeps it; but for few codes it is slow, and a wide range it sorts.
 
     Args:
-        least: the smallest code; None where they spread over a wide range.
+        least: no code is smaller; None where they spread over a wide range.
     """
     if least is None or codes.size < _FEW:
         counts = np.bincount(codes - codes.dtype.type(least or 0))
