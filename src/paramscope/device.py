@@ -6,6 +6,8 @@ import ctypes
 import logging
 import sys
 
+from paramscope.engine.gpu import Gpu
+from paramscope.engine.gram import GpuError
 from paramscope.errors import DeviceError, UsageError
 
 _log = logging.getLogger(__name__)
@@ -55,12 +57,10 @@ def _cuda_devices() -> tuple[tuple[str, ...], str]:
 
 def _problem_of(name: str) -> str:
     """Why a device takes no work: another process has it, or this PyTorch has no code for it."""
-    import torch
-
     try:
-        torch.ones(2, dtype=torch.float64, device=name).sum().item()
-    except RuntimeError as error:
-        return str(error).strip().partition("\n")[0]
+        Gpu(name).prepare()
+    except GpuError as error:
+        return str(error)
     return ""
 
 

@@ -92,21 +92,21 @@ def test_a_gpu_leaves_what_cores_do_faster():
 
 
 def test_alike_tasks_are_taken_together_as_far_as_memory_reaches():
-    alike = [task(9.0, 1.0, batch=3, pattern=("a",), memory_bytes=30, gpu_bytes=5) for _ in "12345"]
-    other = task(8.0, 1.0, batch=3, pattern=("b",), memory_bytes=30, gpu_bytes=5)
+    alike = [task(9.0, 1.0, batch=3, pattern=1, memory_bytes=30, gpu_bytes=5) for _ in "12345"]
+    other = task(8.0, 1.0, batch=3, pattern=2, memory_bytes=30, gpu_bytes=5)
     schedule = schedule_of([*alike, other])
     first = schedule.take("cuda:0")
-    assert [t.pattern for t in first] == [("a",)] * 3
+    assert [t.pattern for t in first] == [1] * 3
     schedule.give_back(first, "cuda:0")
     second = schedule.take("cuda:0")
-    assert [t.pattern for t in second] == [("a",)] * 2
+    assert [t.pattern for t in second] == [1] * 2
     schedule.give_back(second, "cuda:0")
     assert schedule.take("cuda:0") == [other]
     assert len(schedule_of(alike, budget_bytes=65).take("cuda:0")) == 2
 
 
 def test_every_thread_of_a_gpu_gets_its_share_of_those_alike():
-    alike = [task(9.0, 1.0, batch=30, pattern=("a",)) for _ in range(10)]
+    alike = [task(9.0, 1.0, batch=30, pattern=1) for _ in range(10)]
     schedule = schedule_of(alike, threads=4)
     assert [len(schedule.take("cuda:0")) for _ in range(4)] == [3, 2, 2, 1]
 
@@ -162,18 +162,19 @@ def test_cuda_asked_for_and_absent_is_an_error_and_auto_is_not():
 
 
 def pretend_there_are_gpus(monkeypatch, *, working: int, broken: int = 0, **kinds: str):
-    ones = torch.ones
+    eye = torch.eye
 
-    def ones_there(*size, device=None, **kwargs):
+    def eye_there(n, device=None, **kwargs):
         if int(device.partition(":")[2]) >= working:
             raise RuntimeError("CUDA error: all devices are busy\nsee the manual")
-        return ones(*size, **kwargs)
+        return eye(n, **kwargs)
 
     monkeypatch.setattr("paramscope.device._driver_is_installed", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: working + broken)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda name: kinds.get(name, "a card"))
-    monkeypatch.setattr(torch, "ones", ones_there)
+    monkeypatch.setattr(torch, "eye", eye_there)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda name: (2**30, 2**31))
 
 
 def test_gpus_that_take_no_work_are_left_out(monkeypatch):

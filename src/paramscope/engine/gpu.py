@@ -89,12 +89,14 @@ class Gpu:
         """
         import torch
 
-        with self.own_errors():
+        try:
             self._solve_something()
             if self.device == "cpu":
                 return 2**62
             free_bytes, _ = torch.cuda.mem_get_info(self.device)
-            return int(free_bytes)
+        except RuntimeError as error:
+            raise GpuError(_first_line(error)) from error
+        return int(free_bytes)
 
     @contextlib.contextmanager
     def own_errors(self) -> Iterator[None]:
@@ -108,7 +110,7 @@ class Gpu:
         try:
             yield
         except RuntimeError as error:
-            first_line = str(error).strip().partition("\n")[0][:200]
+            first_line = _first_line(error)
             if torch.cuda.is_available():
                 with contextlib.suppress(RuntimeError):
                     torch.cuda.empty_cache()
@@ -165,6 +167,10 @@ class GpuGram:
         if narrow is not None:
             stored = stored.view(narrow)
         return stored.to(torch.float64)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]
 
 
 def _says_full(message: str) -> bool:
@@ -235,17 +241,17 @@ def _together(gpu: Gpu, work: Callable[[], object]) -> float:
     begin = threading.Barrier(THREADS)
 
     def timed() -> float:
-        with gpu.own_stream():
-            try:
+        try:
+            with gpu.own_stream():
                 work()
-            except GpuError:
-                begin.abort()
-                raise
-            begin.wait()
-            started = time.perf_counter()
-            for _ in range(3):
-                work()
-            return (time.perf_counter() - started) / 3
+                begin.wait()
+                started = time.perf_counter()
+                for _ in range(3):
+                    work()
+                return (time.perf_counter() - started) / 3
+        except GpuError:
+            begin.abort()  # or the others would wait for ever
+            raise
 
     with ThreadPoolExecutor(THREADS) as pool:
         futures = [pool.submit(timed) for _ in range(THREADS)]

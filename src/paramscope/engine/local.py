@@ -188,8 +188,7 @@ def _usable(names: Sequence[str]) -> dict[str, tuple[Gpu, Room]]:
         try:
             free_bytes = gpu.prepare()
         except GpuError as error:
-            if not gpu.broken:  # else it has been told
-                _log.warning("⚠️  GPU %s takes no work (%s), going on without", name, error)
+            _log.warning("⚠️  GPU %s takes no work (%s), going on without", name, error)
             continue
         found[name] = gpu, Room(int(free_bytes * _SHARE_OF_GPU_MEMORY))
     return found

@@ -24,8 +24,7 @@ _KRYLOV_PASSES = 16  # typical of random weights
 _LARGEST_BATCH = 64
 _BATCH_BYTES = 2**28  # of Gram matrices that a GPU solves together
 _GPU_COPIES = 4  # of a Gram matrix: itself, in a stack, the solver's own, its workspace
-
-_GPU_BLOCKS_BYTES = 2**28
+_GPU_BLOCKS_BYTES = 2**28  # of rows on their way into a Gram matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Task:
         gpu_time_s: the same on one thread of a GPU, where that is shorter; None where it is not.
         gpu_bytes: at most what it holds of the GPU's memory.
         batch: how many tasks of one pattern the GPU had best solve together.
-        pattern: the same for tasks that differ only in where they lie.
+        pattern: the same number for tasks that differ only in where they lie.
         alone: whether it is done sooner with all cores on it than beside others: where matrices
             outgrow the caches, several at a time wait for memory.
     """
@@ -59,7 +58,7 @@ class Task:
     gpu_bytes: int = 0
     batch: int = 1
     alone: bool = False
-    pattern: tuple[Any, ...] = ()
+    pattern: int = 0
 
     @property
     def is_light(self) -> bool:
@@ -95,10 +94,9 @@ def plan(
         if key not in patterns:
             task = _task(group, settings, rates, largest_bytes, remote=remote)
             task = task if gpu is None else _with_gpu(task, rates, gpu)
-            patterns[key] = replace(task, pattern=key)
+            patterns[key] = replace(task, pattern=len(patterns))
         tasks.append(patterns[key].moved_to(group))
-    order = {key: number for number, key in enumerate(patterns)}  # those alike stay together
-    return sorted(tasks, key=lambda task: (-task.time_s, order[task.pattern]))
+    return sorted(tasks, key=lambda task: (-task.time_s, task.pattern))
 
 
 def largest_short_side(matrices: Iterable[Matrix]) -> int:
