@@ -39,6 +39,7 @@ Cut = Callable[[View], Codes]
 _SHARE_OF_FREE_MEMORY = 0.6
 _SHARE_OF_GPU_MEMORY = 0.8
 _LEAVE_GPU_S = 5.0
+_TAKES_NO_WORK = "⚠️  GPU %s takes no work (%s), going on without"
 _GATHER_S = 0.05
 
 
@@ -114,61 +115,23 @@ def _run(
 ) -> Iterator[list[Finished]]:
     if not tasks:
         return
-    finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
     gpus = _usable(crew.gpus)
     rooms = {name: room for name, (_, room) in gpus.items()}
     schedule = Schedule(tasks, Room(crew.budget_bytes), rooms, THREADS)
-
-    def next_ready(name: str = "") -> _Ready | None:
-        """The next tasks, their bytes read; an error of reading goes to the caller."""
-        while not (name and gpus[name][0].broken) and (taken := schedule.take(name)):
-            try:
-                return _Ready(taken, [reader(task, checkpoint) for task in taken])
-            except Exception as error:
-                done(taken, name, error)
-        return None
-
-    def done(taken: list[Task], gpu: str, outcome: list[list[Result]] | Exception) -> None:
-        schedule.give_back(taken, gpu)
-        if isinstance(outcome, Exception):  # handed to the caller, who raises it
-            finished.put(Finished(taken[0], [], outcome))
-            return
-        for task, results in zip(taken, outcome, strict=True):
-            finished.put(Finished(task, results))
-
-    def work(
-        next_item: Callable[[], _Ready | None], gpu: str = "", device: Device[Any] = CPU
-    ) -> None:
-        while (item := next_item()) is not None:
-            try:
-                outcome = measure_tasks(item.tasks, item.cuts, device)
-            except Exception as error:
-                done(item.tasks, gpu, error)
-            else:
-                done(item.tasks, gpu, outcome)
-            del item  # the bytes go before the next ones come
-
-    def work_on(name: str) -> None:
-        try:
-            gpu, _ = gpus[name]
-            with gpu.own_stream():
-                work(partial(next_ready, name), name, gpu)
-        except GpuError as error:
-            _log.warning("⚠️  GPU %s takes no work (%s), going on without", name, error)
-        finally:
-            schedule.leave(name)
-
-    on_gpus = [thread for name in gpus for thread in _start(partial(work_on, name), THREADS)]
+    workers = _Workers(schedule, checkpoint)
+    on_gpus = [
+        thread for gpu, _ in gpus.values() for thread in _start(partial(workers.gpu, gpu), THREADS)
+    ]
     if checkpoint.source.remote:
         ahead: queue.Queue[_Ready | None] = queue.Queue(maxsize=cores)
-        _start(lambda: _read_ahead(next_ready, ahead), cores)
-        _start(lambda: work(ahead.get), cores)
+        _start(partial(_read_ahead, workers.next_ready, ahead), cores)
+        _start(partial(workers.work, ahead.get), cores)
     else:
-        _start(lambda: work(next_ready), min(cores, len(tasks)))
+        _start(partial(workers.work, workers.next_ready), min(cores, len(tasks)))
     remaining = len(tasks)
     try:
         while remaining:
-            batch = _drain(finished, at_most=remaining)
+            batch = _drain(workers.finished, at_most=remaining)
             remaining -= len(batch)
             yield batch
             errors = [item.error for item in batch if item.error is not None]
@@ -180,6 +143,59 @@ def _run(
             thread.join(_LEAVE_GPU_S)
 
 
+class _Workers:
+    """What the threads of cores and of GPUs do.
+
+    Attributes:
+        finished: what they have done, in any order.
+    """
+
+    def __init__(self, schedule: Schedule, checkpoint: Checkpoint) -> None:
+        self.finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
+        self._schedule = schedule
+        self._checkpoint = checkpoint
+
+    def next_ready(self, gpu: Gpu | None = None) -> _Ready | None:
+        """The next tasks, their bytes read; an error of reading goes to the caller."""
+        name = gpu.device if gpu else ""
+        while not (gpu and gpu.broken) and (taken := self._schedule.take(name)):
+            try:
+                return _Ready(taken, [reader(task, self._checkpoint) for task in taken])
+            except Exception as error:
+                self._done(taken, name, error)
+        return None
+
+    def work(self, next_item: Callable[[], _Ready | None], gpu: Gpu | None = None) -> None:
+        """One thread's work, until there is no more."""
+        name = gpu.device if gpu else ""
+        while (item := next_item()) is not None:
+            try:
+                outcome = measure_tasks(item.tasks, item.cuts, gpu or CPU)
+            except Exception as error:
+                self._done(item.tasks, name, error)
+            else:
+                self._done(item.tasks, name, outcome)
+            del item  # the bytes go before the next ones come
+
+    def gpu(self, gpu: Gpu) -> None:
+        """The work of one thread of a GPU, which ends early where the GPU takes no more."""
+        try:
+            with gpu.own_stream():
+                self.work(partial(self.next_ready, gpu), gpu)
+        except GpuError as error:
+            _log.warning(_TAKES_NO_WORK, gpu.device, error)
+        finally:
+            self._schedule.leave(gpu.device)
+
+    def _done(self, taken: list[Task], gpu: str, outcome: list[list[Result]] | Exception) -> None:
+        self._schedule.give_back(taken, gpu)
+        if isinstance(outcome, Exception):  # handed to the caller, who raises it
+            self.finished.put(Finished(taken[0], [], outcome))
+            return
+        for task, results in zip(taken, outcome, strict=True):
+            self.finished.put(Finished(task, results))
+
+
 def _usable(names: Sequence[str]) -> dict[str, tuple[Gpu, Room]]:
     """The GPUs that take work, and their memory; of the others a warning tells."""
     found = {}
@@ -188,7 +204,7 @@ def _usable(names: Sequence[str]) -> dict[str, tuple[Gpu, Room]]:
         try:
             free_bytes = gpu.prepare()
         except GpuError as error:
-            _log.warning("⚠️  GPU %s takes no work (%s), going on without", name, error)
+            _log.warning(_TAKES_NO_WORK, name, error)
             continue
         found[name] = gpu, Room(int(free_bytes * _SHARE_OF_GPU_MEMORY))
     return found
