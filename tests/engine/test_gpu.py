@@ -153,6 +153,21 @@ def test_rates_of_a_device_are_positive():
     assert all(time_s > 0 for _, time_s in (*rates.eigen_s, *rates.batch_s))
 
 
+def test_a_thread_that_fails_while_rates_are_measured_leaves_none_waiting(monkeypatch):
+    streams = []
+
+    @contextlib.contextmanager
+    def only_some(self):
+        streams.append(self)
+        if len(streams) % gpu.THREADS == 0:
+            raise GpuError("no stream to give")
+        yield
+
+    monkeypatch.setattr(Gpu, "own_stream", only_some)
+    with pytest.raises(GpuError, match="no stream to give"):
+        measure_gpu_rates("cpu")
+
+
 def test_cuda_asked_for_and_absent_is_an_error_and_auto_is_not():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
