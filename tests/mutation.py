@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -14,7 +13,6 @@ from paramscope.checkpoint.open import open_checkpoint
 from paramscope.errors import ParamscopeError
 from paramscope.source.local import LocalSource
 
-MOST_SECONDS = 2.0
 _EXTREMES = (
     0,
     1,
@@ -83,7 +81,7 @@ def survive(
 ) -> dict[str, int]:
     """Write each mutation into `folder`, open it, take it apart, read every tensor of it.
 
-    Anything but a `ParamscopeError` fails, and so does a file that takes two seconds.
+    Anything but a `ParamscopeError` fails.
 
     Args:
         place: what is opened, given the folder: the folder, or a file in it.
@@ -96,14 +94,12 @@ def survive(
     for files in mutations(good, times=times, seed=seed):
         for name, data in files.items():
             (folder / name).write_bytes(data)
-        started = time.perf_counter()
         try:
             read_all(place(folder))
         except ParamscopeError:
             outcome["refused"] += 1
         else:
             outcome["read"] += 1
-        assert time.perf_counter() - started < MOST_SECONDS
     return outcome
 
 

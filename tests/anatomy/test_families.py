@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from effort import lines_run
 from paramscope.anatomy import Matrix, families, split
 from paramscope.anatomy.dissect import dissect
 from paramscope.anatomy.roles import BLOCK_TYPES, ROLES
@@ -597,7 +597,7 @@ def test_every_row_of_the_tables_can_be_used() -> None:
     assert {role.block_type for role in ROLES.values()} == set(BLOCK_TYPES)
 
 
-def test_ninety_thousand_tensors_take_seconds_at_most(stored: Stored) -> None:
+def test_the_work_grows_with_the_tensors_and_no_faster(stored: Stored) -> None:
     tensors = [
         stored(f"model.layers.{layer}.mlp.experts.{expert}.{kind}_proj.{leaf}", shape)
         for layer in range(60)
@@ -605,8 +605,8 @@ def test_ninety_thousand_tensors_take_seconds_at_most(stored: Stored) -> None:
         for kind in ("gate", "up", "down")
         for leaf, shape in (("weight", (8, 16)), ("weight_scale_inv", (1, 1)))
     ]
-    start = time.perf_counter()
-    matrices = dissect(tensors, {"model_type": "deepseek_v3"})
-    assert time.perf_counter() - start < 10  # about 0.8 s on one core that is not busy
+    config = {"model_type": "deepseek_v3"}
+    assert lines_run(lambda: dissect(tensors, config)) < 100 * 92_160
+    matrices = dissect(tensors, config)
     assert len(matrices) == len(tensors) == 92_160
     assert {m.expert for m in matrices} == set(range(256))

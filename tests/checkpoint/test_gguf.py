@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
 import gguf_files
+from effort import lines_run
 from mutation import peak_bytes
 from paramscope import pipeline
 from paramscope.anatomy.dissect import dissect
@@ -484,7 +484,7 @@ def test_embedding_prints_the_files_own_tokens(tmp_path):
     assert "word" in written
 
 
-def test_large_vocabularies_open_quickly_and_are_read_when_asked_for(tmp_path):
+def test_large_vocabularies_are_skipped_and_read_when_asked_for(tmp_path):
     metadata = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.tokens": [f"token-{i}" for i in range(256_000)],
@@ -492,9 +492,8 @@ def test_large_vocabularies_open_quickly_and_are_read_when_asked_for(tmp_path):
         "tokenizer.ggml.token_type": [1] * 256_000,
     }
     path = gguf_files.write(tmp_path / "m.gguf", {"w": np.ones((2, 2), np.float32)}, metadata)
-    started = time.perf_counter()
+    assert lines_run(lambda: opened(path)) < 6 * (256_000 + 256_000)
     checkpoint = opened(path)
-    assert time.perf_counter() - started < 1.0
     vocabulary = read_vocabulary(checkpoint.source, "m.gguf", checkpoint.own_tokens)
     assert (len(vocabulary), vocabulary.text(255_999)) == (256_000, "token-255999")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -100,9 +99,7 @@ def test_a_file_that_breaks_the_format_is_refused_with_a_sentence(tmp_path, case
             read_all(path)
         assert "m.gguf" in str(caught.value)
 
-    started = time.perf_counter()
     assert peak_bytes(refused) < 20 * 2**20
-    assert time.perf_counter() - started < 2.0
 
 
 def test_tensors_without_elements_are_listed(tmp_path):

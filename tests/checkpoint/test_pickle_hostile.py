@@ -1,4 +1,4 @@
-"""Files made to do harm: nothing of them runs, and each is an error, soon and in little memory."""
+"""Files made to do harm: nothing of them runs, and each is an error, in little memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import random
 import re
 import subprocess
 import sys
-import time
 import zipfile
 from collections import Counter
 from contextlib import closing
@@ -18,12 +17,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from effort import lines_run
 from mutation import read_all
 from paramscope.checkpoint.open import open_checkpoint
 from paramscope.errors import CheckpointError, ParamscopeError
 from paramscope.source.local import LocalSource
 
-MOST_SECONDS = 2.0
 MOST_RSS_BYTES = 500 * 2**20
 MOST_STEPS = 1_000_000  # of a small file
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -51,12 +50,10 @@ FORMATS = {"zip": as_zip, "legacy": as_legacy}
 
 
 def fails(path: Path, content: bytes) -> str:
-    """The error that a file ends in; it comes soon."""
+    """The error that a file ends in."""
     path.write_bytes(content)
-    started = time.perf_counter()
     with closing(LocalSource(path)) as source, pytest.raises(CheckpointError) as caught:
         open_checkpoint(source)
-    assert time.perf_counter() - started < MOST_SECONDS
     message = str(caught.value)
     assert message.startswith(f"{path.name}: ")
     assert len(message) < 600 and message.isprintable()
@@ -425,26 +422,23 @@ from pathlib import Path
 from paramscope.checkpoint.open import open_checkpoint
 from paramscope.errors import ParamscopeError
 from paramscope.source.local import LocalSource
-started = time.process_time()
 try:
     open_checkpoint(LocalSource(Path(sys.argv[1])))
 except ParamscopeError as error:
-    seconds = time.process_time() - started
     status = Path("/proc/self/status").read_text()
-    print(seconds, status.split("VmHWM:")[1].split()[0], error)
+    print(status.split("VmHWM:")[1].split()[0], error)
 """
 
 
-def cost(path: Path, content: bytes) -> tuple[float, int]:
-    """Seconds of a core until the error, and the most memory that a process of its own took."""
+def peak_rss_bytes(path: Path, content: bytes) -> int:
+    """The most memory that a process of its own took until the error."""
     path.write_bytes(content)
     found = subprocess.run(
         [sys.executable, "-c", OPEN, path], capture_output=True, text=True, check=True
     )
-    seconds, kilobytes, *message = found.stdout.split(" ", 2)
+    kilobytes, *message = found.stdout.split(" ", 1)
     assert message[0].startswith(path.name), found.stderr
-    print(seconds, kilobytes, message[0])
-    return float(seconds), int(kilobytes) * 1024
+    return int(kilobytes) * 1024
 
 
 QUICK = ("marks", "too many operations", "tensors by name")
@@ -456,10 +450,9 @@ QUICK = ("marks", "too many operations", "tensors by name")
     "bomb",
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LARGE],
 )
-def test_a_large_bomb_is_an_error_in_two_seconds_and_500_mb(tmp_path, form, bomb):
-    seconds, rss_bytes = cost(tmp_path / "model.bin", FORMATS[form](LARGE[bomb]()))
-    assert rss_bytes < MOST_RSS_BYTES
-    assert seconds < MOST_SECONDS
+def test_a_large_bomb_is_an_error_within_500_mb(tmp_path, form, bomb):
+    content = FORMATS[form](LARGE[bomb]())
+    assert peak_rss_bytes(tmp_path / "model.bin", content) < MOST_RSS_BYTES
 
 
 def random_programs(tmp_path: Path, times: int) -> None:
@@ -525,7 +518,7 @@ def test_a_damaged_directory_is_refused(tmp_path, damage, says):
     assert says in fails(tmp_path / "model.bin", damage(good, directory_at(good)))
 
 
-def test_names_that_are_no_text_are_read_soon(tmp_path):
+def test_long_names_that_are_no_text_are_refused(tmp_path):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for index in range(200):
@@ -542,10 +535,15 @@ def test_entries_of_one_name_are_refused(tmp_path):
     assert "twice" in fails(tmp_path / "model.bin", file.getvalue())
 
 
-def test_forty_thousand_entries_open_soon(tmp_path):
+def test_the_work_grows_with_the_entries_and_no_faster(tmp_path):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", b"\x80\2}.")
         for index in range(40_000):
             archive.writestr(f"archive/data/{index}", b"")
-    assert "holds no tensor" in fails(tmp_path / "model.bin", file.getvalue())
+    content = file.getvalue()
+
+    def refused():
+        assert "holds no tensor" in fails(tmp_path / "model.bin", content)
+
+    assert lines_run(refused) < 60 * 40_000

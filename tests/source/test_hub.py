@@ -7,7 +7,6 @@ import hashlib
 import json
 import random
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -252,15 +251,13 @@ def test_retry_after_is_waited_for(either: Hub):
     either.misbehave(file=WEIGHTS, method="GET", status=429, retry_after="1", times=1)
     assert opened(either).read(WEIGHTS, 0, 8) == DATA[:8]
     first, second = either.requests(WEIGHTS, method="GET")
-    assert 1.0 <= second.at_s - first.at_s < 3.0
+    assert second.at_s - first.at_s >= 1.0
 
 
 def test_too_long_a_retry_after_is_not_waited_for(either: Hub):
     either.misbehave(file=WEIGHTS, status=429, retry_after="3600")
-    began = time.monotonic()
     with pytest.raises(SourceError, match="the server asks to wait 3,600 seconds"):
         opened(either).read(WEIGHTS, 0, 8)
-    assert time.monotonic() - began < 5
 
 
 def test_a_silent_server_is_asked_again(either: Hub):
@@ -354,10 +351,8 @@ def test_a_file_that_vanished_says_so(either: Hub):
 
 
 def test_an_unreachable_endpoint_says_what_can_be_done(hub: Hub):
-    began = time.monotonic()
     with pytest.raises(SourceError, match=r"cannot be reached.*HF_ENDPOINT.*holds nothing of it"):
         open_hub(HubId(MODEL), endpoint="http://127.0.0.1:9", retries=QUICK)
-    assert time.monotonic() - began < 5
 
 
 def test_an_answer_that_is_not_the_hubs_says_so(hub: Hub):
@@ -387,13 +382,11 @@ def test_offline_names_the_variable_and_what_the_cache_holds(
 
 
 def test_closing_ends_what_is_waited_for(either: Hub):
-    source = opened(either, retries=Retries(tries=9, first_wait_s=30.0))
+    source = opened(either, retries=Retries(tries=9, first_wait_s=3_600.0))
     either.misbehave(file=WEIGHTS, status=503)
     threading.Timer(0.3, source.close).start()
-    began = time.monotonic()
     with pytest.raises(SourceError, match="the reading was stopped"):
         source.read(WEIGHTS, 0, 8)
-    assert time.monotonic() - began < 10
 
 
 def test_a_checkpoint_reads_the_same_from_the_hub_as_from_the_disk(

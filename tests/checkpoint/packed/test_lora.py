@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -531,19 +530,15 @@ def test_peft_agrees_on_which_pattern_a_module_fits() -> None:
 )
 def test_expressions_that_may_take_long_are_not_matched(pattern: str) -> None:
     config = AdapterConfig({"peft_type": "LORA", "r": 4, "rank_pattern": {pattern: 2}})
-    started = time.perf_counter()
-    assert config.rank("a" * 200 + "c") is None
-    assert time.perf_counter() - started < 0.5
+    assert config.rank("a" * 20_000 + "c") is None  # matched, each would take for ever
 
 
-def test_many_slow_expressions_are_refused_in_time() -> None:
+def test_many_slow_expressions_are_refused() -> None:
     patterns = {f".*{'.' * n}.*x": n for n in range(100)}
     config = AdapterConfig({"peft_type": "LORA", "r": 4, "rank_pattern": patterns})
     modules = ("a." * 120 + str(number) for number in range(100_000))
-    started = time.perf_counter()
     with pytest.raises(CheckpointError, match="plain names"):
         collections.deque(map(config.rank, modules), maxlen=0)
-    assert time.perf_counter() - started < 2
 
 
 def test_an_update_is_never_whole_in_memory(tmp_path: Path) -> None:
