@@ -134,10 +134,10 @@ def compare(choice: argparse.Namespace, folder: Path) -> None:
         source = file = folder / "model.safetensors"
         write_checkpoint(file, shapes)
     python = [sys.executable, "-m", "paramscope"]
-    estimate = json.loads(timed([*python, "inspect", str(file), "--json"]).out)["estimate"]
+    inspect = [*python, "inspect", str(file), "--json", "--device", choice.device]
+    # The device's rates are measured here, before the first run.
+    estimate = json.loads(timed(inspect).out)["estimate"]
     analyze = [*python, "analyze", str(file), "--json", "--device", choice.device]
-    if choice.device == "cuda":  # its rates are measured before the first run
-        timed([*analyze, "--out", str(folder / "warm")])
     rounds, kernels_s = [], []
     for each in range(choice.rounds):
         rounds.append(timed([*analyze, "--out", str(folder / f"run{each}")]))
@@ -152,9 +152,8 @@ def compare(choice: argparse.Namespace, folder: Path) -> None:
     rows = [["paramscope, whole process", ours.wall_s, ours.peak_mib]]
     counted = meta["rows"]["total"]
     print(f"{counted:,} rows in {ours.wall_s:.2f} s, {ours.peak_mib:,.0f} MiB", file=sys.stderr)
-    if choice.device == "cpu":
-        print(f"inspect had estimated {estimate['time_s']:.1f} s", file=sys.stderr)
-        rows.append(["estimated by inspect", estimate["time_s"], 0])
+    print(f"inspect had estimated {estimate['time_s']:.1f} s", file=sys.stderr)
+    rows.append(["estimated by inspect", estimate["time_s"], 0])
     if choice.device == "cuda":
         cores = timed([*analyze[:-1], "cpu", "--out", str(folder / "cores")])
         rows.append(["paramscope on the cores alone", cores.wall_s, cores.peak_mib])

@@ -200,15 +200,22 @@ def embedding(model: str, *, as_json: bool, **choices: Any) -> None:
 @click.option("--model-id", "--model_id", help="Which model, where MODEL holds several.")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
 @container_option
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "auto", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="What the estimate reckons with: the cores alone, or what analyze would use.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
-def inspect(model: str, *, as_json: bool, debug: bool, **which: str | None) -> None:
+def inspect(model: str, *, as_json: bool, debug: bool, **choices: Any) -> None:
     """Show the structure of MODEL from its headers alone, and what an analysis would take."""
     from paramscope.structure import inspect_all
     from paramscope.table.export import json_text
     from paramscope.views.structure_view import structure_view
 
-    for structure in inspect_all(model, **which):
+    for structure in inspect_all(model, **choices):
         if as_json:
             click.echo(json_text(structure.to_dict()))
         else:

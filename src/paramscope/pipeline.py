@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,11 @@ from paramscope.anatomy import Matrix
 from paramscope.anatomy.dissect import dissect
 from paramscope.checkpoint import Checkpoint
 from paramscope.checkpoint.open import open_checkpoint
-from paramscope.device import choose_gpus
-from paramscope.engine import Crew
-from paramscope.engine.calibration import Rates, compare, rates
-from paramscope.engine.cores import worker_count
-from paramscope.engine.gpu import gpu_rates
-from paramscope.engine.gram import GpuError
-from paramscope.engine.local import memory_budget_bytes, run_tasks
-from paramscope.engine.plan import Task, largest_short_side, plan, wall_time_s
-from paramscope.errors import DeviceError
+from paramscope.engine.calibration import compare
+from paramscope.engine.local import run_tasks
 from paramscope.monitor import HashWork, Monitor
 from paramscope.options import Options
+from paramscope.planning import Planned, plan_run
 from paramscope.progress import OnProgress, Progress, silent
 from paramscope.run_meta import FileHashes, run_facts, verdict, write_meta
 from paramscope.source import Source
@@ -36,10 +29,7 @@ from paramscope.table.journal import Entry, Journal
 from paramscope.table.results import META, SPECTRA, Run
 from paramscope.table.schema import Context, Row, row
 
-_log = logging.getLogger(__name__)
-
 DEFAULT_OUT = Path("data/outputs")
-_WORTH_A_GPU_S = 10.0  # PyTorch takes seconds to load, and the device to be measured
 
 
 def analyze(
@@ -107,7 +97,15 @@ def analyze_source(source: Source, options: Options, progress: OnProgress) -> Ru
         matrices = dissect(checkpoint.tensors, checkpoint.config)
         folder = options.out or DEFAULT_OUT / folder_name(source.model_id)
         is_new = options.fresh or not (folder / META).is_file()
-        planned = _plan(checkpoint, matrices, options, is_new=is_new)
+        planned = plan_run(
+            matrices,
+            options.settings,
+            device=options.device,
+            workers=options.workers,
+            memory_bytes=options.memory_bytes,
+            remote=source.remote,
+            is_new=is_new,
+        )
         with Journal(folder, _identity(checkpoint, options), fresh=options.fresh) as journal:
             is_whole = (folder / META).is_file() and len(journal.done()) == len(matrices)
             hashing = FileHashes(checkpoint) if options.hash_files and not is_whole else None
@@ -139,53 +137,10 @@ def _identity(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """What there is to do, who does it, and how fast this machine is."""
-
-    tasks: list[Task]
-    crew: Crew
-    machine: Rates
-
-
-def _plan(
-    checkpoint: Checkpoint, matrices: list[Matrix], options: Options, *, is_new: bool
-) -> _Planned:
-    """A GPU that was not asked for is used where the cores would take longer than it to start."""
-    machine = rates(largest_short_side(matrices))
-    workers = options.workers or worker_count()
-    remote = checkpoint.source.remote
-    tasks = plan(matrices, options.settings, machine, remote=remote)
-    gpus: tuple[str, ...] = ()
-    exact = options.settings.svd and options.settings.method == "exact"
-    pays = is_new and exact and wall_time_s(tasks, workers) > _WORTH_A_GPU_S
-    if options.device != "auto" or pays:
-        gpus = choose_gpus(options.device)
-    if gpus and (gpu := _rates_of(gpus[0], options)) is not None:
-        tasks = plan(matrices, options.settings, machine, remote=remote, gpu=gpu)
-    if all(task.gpu_time_s is None for task in tasks):
-        gpus = ()
-    return _Planned(
-        tasks, Crew(workers, options.memory_bytes or memory_budget_bytes(), gpus), machine
-    )
-
-
-def _rates_of(gpu: str, options: Options) -> Rates | None:
-    """None where the GPU cannot be measured now, and was not asked for."""
-    try:
-        return gpu_rates(gpu)
-    except GpuError as error:
-        problem = f"{gpu} takes no work now ({error})"
-    if options.device == "cuda":
-        raise DeviceError(f"❌ CUDA not available: {problem}. Wait, or use --device cpu.")
-    _log.warning("⚠️  GPU %s, going on without", problem)
-    return None
-
-
 def _measure(
     checkpoint: Checkpoint,
     matrices: list[Matrix],
-    planned: _Planned,
+    planned: Planned,
     journal: Journal,
     options: Options,
     hashing: FileHashes | None,
@@ -228,7 +183,7 @@ def _measure(
     monitor.advance((), 0)
     as_planned = not (done or crew.gpus or checkpoint.source.remote or options.memory_bytes)
     if as_planned and crew.workers == machine.cores:
-        compare(wall_time_s(tasks, crew.workers, monitor.hashing_s), monitor.elapsed_s)
+        compare(planned.time_s(monitor.hashing_s), monitor.elapsed_s)
     return hashes
 
 

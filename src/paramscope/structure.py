@@ -12,9 +12,7 @@ from paramscope.anatomy import Matrix
 from paramscope.anatomy.dissect import dissect
 from paramscope.checkpoint.open import open_checkpoint
 from paramscope.engine import Settings
-from paramscope.engine.calibration import rates
-from paramscope.engine.cores import worker_count
-from paramscope.engine.plan import largest_short_side, peak_bytes, plan, wall_time_s
+from paramscope.planning import plan_run
 from paramscope.run_meta import model_facts
 from paramscope.source import Source
 from paramscope.source.find import find_source, find_sources
@@ -31,7 +29,8 @@ class Structure:
         matrices: every matrix, vector and buffer, in the order of the files.
         nbytes: bytes of all stored tensors.
         tensors: stored tensors.
-        time_s: estimated wall time of a full analysis on this machine's cores.
+        gpus: the devices that the estimate reckons with, beside this machine's cores.
+        time_s: estimated wall time of a full analysis.
         memory_bytes: at most what such an analysis holds at one time, besides the program.
         notes: what to know about the files.
     """
@@ -40,6 +39,7 @@ class Structure:
     matrices: tuple[Matrix, ...]
     nbytes: int
     tensors: int
+    gpus: tuple[str, ...]
     time_s: float
     memory_bytes: int
     notes: tuple[str, ...]
@@ -63,7 +63,11 @@ class Structure:
                 "bytes": self.nbytes,
                 "tensors": self.tensors,
             },
-            "estimate": {"time_s": round(self.time_s, 3), "memory_bytes": self.memory_bytes},
+            "estimate": {
+                "gpus": list(self.gpus),
+                "time_s": round(self.time_s, 3),
+                "memory_bytes": self.memory_bytes,
+            },
             "notes": list(self.notes),
         }
 
@@ -93,15 +97,25 @@ def inspect(
     model_id: str | None = None,
     revision: str | None = None,
     container: str | None = None,
+    device: str = "cpu",
 ) -> Structure:
     """The structure of one checkpoint, from headers only; on the Hub, nothing else is fetched.
 
+    Args:
+        model: a folder, a file, or org/name on the Hub.
+        model_id: which model, where the folder holds several.
+        revision: branch, tag or commit.
+        container: which copy of the weights, as in `Options`.
+        device: what the estimate reckons with: "cpu", or "auto" or "cuda" as `analyze` takes them;
+            a GPU takes seconds to start, and is measured the first time.
+
     Raises:
+        DeviceError: CUDA was asked for and is not there.
         UsageError: the folder holds several models and none was chosen.
         ParamscopeError: there is no checkpoint, or its headers are damaged.
     """
     source = find_source(model, model_id=model_id, revision=revision, stored=False)
-    return inspect_source(source, container)
+    return inspect_source(source, container, device)
 
 
 def inspect_all(
@@ -110,27 +124,28 @@ def inspect_all(
     model_id: str | None = None,
     revision: str | None = None,
     container: str | None = None,
+    device: str = "cpu",
 ) -> Iterator[Structure]:
     """As `inspect`, for each checkpoint in a folder that holds several."""
     for source in find_sources(model, model_id=model_id, revision=revision, stored=False):
-        yield inspect_source(source, container)
+        yield inspect_source(source, container, device)
 
 
-def inspect_source(source: Source, container: str | None = None) -> Structure:
+def inspect_source(source: Source, container: str | None = None, device: str = "cpu") -> Structure:
     """The structure of the checkpoint that a source holds."""
     with closing(source):
         checkpoint = open_checkpoint(source, container)
         matrices = dissect(checkpoint.tensors, checkpoint.config)
-        machine, workers = rates(largest_short_side(matrices)), worker_count()
-        tasks = plan(matrices, Settings(), machine)
+        planned = plan_run(matrices, Settings(), device=device)
         hashed = () if source.remote else checkpoint.weight_files  # the Hub vouches for its own
-        hashing_s = machine.hash_s * sum(source.files()[file] for file in hashed)
+        hashing_s = planned.machine.hash_s * sum(source.files()[file] for file in hashed)
         return Structure(
             model=model_facts(checkpoint),
             matrices=tuple(matrices),
             nbytes=sum(tensor.nbytes for tensor in checkpoint.stored),
             tensors=len(checkpoint.stored),
-            time_s=_START_S + wall_time_s(tasks, workers, hashing_s),
-            memory_bytes=peak_bytes(tasks, workers),
+            gpus=planned.crew.gpus,
+            time_s=_START_S + planned.time_s(hashing_s),
+            memory_bytes=planned.memory_bytes,
             notes=checkpoint.notes,
         )

@@ -13,7 +13,7 @@ import pytest
 
 import paramscope
 from handmade import RATES
-from paramscope import pipeline
+from paramscope import planning
 from paramscope.anatomy.dissect import dissect
 from paramscope.checkpoint.dtypes import DTYPES
 from paramscope.checkpoint.open import open_checkpoint
@@ -210,12 +210,12 @@ def test_a_gpu_that_was_not_asked_for_is_looked_for_where_it_pays(
     write_checkpoint, tmp_path, monkeypatch
 ):
     asked = []
-    monkeypatch.setattr(pipeline, "choose_gpus", lambda name: asked.append(name) or ())
+    monkeypatch.setattr(planning, "choose_gpus", lambda name: asked.append(name) or ())
     model = write_checkpoint({"w": np.ones((4, 3))})
     for number, device in enumerate(("auto", "cuda", "cpu")):
         paramscope.analyze(model, out=tmp_path / str(number), device=device)
     assert asked == ["cuda", "cpu"]
-    monkeypatch.setattr(pipeline, "_WORTH_A_GPU_S", 0.0)
+    monkeypatch.setattr(planning, "_WORTH_A_GPU_S", 0.0)
     paramscope.analyze(model, out=tmp_path / "again")
     assert asked[2:] == ["auto"]
 
@@ -349,9 +349,9 @@ def test_a_gpu_that_cannot_be_measured_is_left_out_or_an_error(
     def full(name):
         raise GpuError("CUDA out of memory")
 
-    monkeypatch.setattr(pipeline, "_WORTH_A_GPU_S", 0.0)
-    monkeypatch.setattr(pipeline, "choose_gpus", lambda name: ("cuda:0",))
-    monkeypatch.setattr(pipeline, "gpu_rates", full)
+    monkeypatch.setattr(planning, "_WORTH_A_GPU_S", 0.0)
+    monkeypatch.setattr(planning, "choose_gpus", lambda name: ("cuda:0",))
+    monkeypatch.setattr(planning, "gpu_rates", full)
     model = write_checkpoint({"w": np.ones((4, 3))})
     with caplog.at_level(logging.WARNING):
         run = paramscope.analyze(model, out=tmp_path / "run")
@@ -362,6 +362,19 @@ def test_a_gpu_that_cannot_be_measured_is_left_out_or_an_error(
     with pytest.raises(DeviceError, match="❌ CUDA not available: cuda:0 takes no work now"):
         paramscope.analyze(model, out=tmp_path / "other", device="cuda")
     paramscope.analyze(model, out=tmp_path / "run")  # is whole: no GPU is asked for anything
+
+
+def test_inspect_reckons_with_a_gpu_where_it_is_asked_to(write_checkpoint, monkeypatch):
+    from paramscope.views.structure_view import structure_view
+
+    monkeypatch.setattr(planning, "choose_gpus", lambda name: ("cuda:0",) if name != "cpu" else ())
+    monkeypatch.setattr(planning, "gpu_rates", lambda name: FAST)
+    model = write_checkpoint({f"{n}": np.zeros((4000, 2000), np.float32) for n in range(8)})
+    on_cores, with_gpu = (paramscope.inspect(model, device=name) for name in ("cpu", "cuda"))
+    assert (on_cores.gpus, with_gpu.gpus) == ((), ("cuda:0",))
+    assert with_gpu.time_s < on_cores.time_s
+    assert with_gpu.memory_bytes > on_cores.memory_bytes
+    assert "full analysis on cuda:0 and the cores here" in "\n".join(structure_view(with_gpu))
 
 
 def test_an_error_of_reading_one_of_a_batch_ends_the_run(write_checkpoint, none_is_light):

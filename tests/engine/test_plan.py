@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from paramscope.checkpoint import StoredTensor
 from paramscope.checkpoint.dtypes import DTYPES
 from paramscope.engine import Settings, calibration
 from paramscope.engine.calibration import measure_rates
-from paramscope.engine.plan import plan
+from paramscope.engine.plan import plan, wall_time_s
 
 
 def stored(*shape: int, dtype: str = "BF16") -> StoredTensor:
@@ -86,3 +88,21 @@ def test_a_damaged_calibration_is_made_again(monkeypatch, tmp_path):
     for text in ("", "[]", "{", '{"here": 1}', '{"here": {"gram_flops": "x"}}'):
         calibration.calibration_path().write_text(text)
         assert calibration.remembered("here", lambda: RATES) == RATES
+
+
+def on_a_gpu(tasks, share):
+    """The same tasks, each `share` of its time on one of a GPU's threads."""
+    return [replace(task, gpu_time_s=share * task.time_s) for task in tasks]
+
+
+def test_the_estimate_shares_the_work_between_gpus_and_cores():
+    matrices = [matrix(stored(n, n), View.whole((n, n))) for n in (2000, *[500] * 40)]
+    tasks = plan(matrices, Settings(), RATES)
+    alone_s = wall_time_s(tasks, 2)
+    assert wall_time_s(on_a_gpu(tasks, 0.5), 2) == alone_s  # no GPU, no help
+    together_s = wall_time_s(on_a_gpu(tasks, 0.25), 2, gpu_threads=4)
+    work_s = sum(task.time_s for task in tasks)
+    assert together_s == pytest.approx(work_s / (2 + 4 / 0.25), rel=0.2)
+    assert wall_time_s(on_a_gpu(tasks, 0.25), 2, 5.0, 4) >= 5.0
+    slow_cores_s = wall_time_s(on_a_gpu(tasks[:1], 0.01), 1, gpu_threads=1)
+    assert slow_cores_s == pytest.approx(0.01 * tasks[0].time_s)

@@ -117,18 +117,35 @@ def largest_short_side(matrices: Iterable[Matrix]) -> int:
     return max((min(m.rows, m.columns) for m in by_gram), default=0)
 
 
-def wall_time_s(tasks: Sequence[Task], workers: int, hashing_s: float = 0.0) -> float:
-    """Estimated time of all tasks on so many cores, one of which hashes files beside them."""
+def wall_time_s(
+    tasks: Sequence[Task], workers: int, hashing_s: float = 0.0, gpu_threads: int = 0
+) -> float:
+    """Estimated time of all tasks, the costliest first, and of hashing files beside them.
+
+    GPUs take the costliest of what they do faster, the cores the rest of it and all else.
+
+    Args:
+        workers: threads of cores.
+        hashing_s: on one core.
+        gpu_threads: of all GPUs together.
+    """
     light_s = sum(task.time_s for task in tasks if task.is_light)
-    others_s = sum(task.time_s for task in tasks if not task.is_light)
-    return max(hashing_s, (others_s + hashing_s) / workers + light_s)
+    for_gpus = [task for task in tasks if task.gpu_time_s is not None] if gpu_threads else []
+    cores_s = sum(task.time_s for task in tasks) - light_s + hashing_s
+    gpus_s, both_s = 0.0, cores_s / workers
+    for task in for_gpus:
+        gpus_s += task.gpu_time_s or 0.0
+        cores_s -= task.time_s
+        both_s = min(both_s, max(gpus_s / gpu_threads, cores_s / workers))
+    return max(hashing_s, both_s + light_s)
 
 
-def peak_bytes(tasks: Sequence[Task], workers: int) -> int:
-    """At most what the tasks hold at one time, besides the program."""
+def peak_bytes(tasks: Sequence[Task], workers: int, gpu_threads: int = 0) -> int:
+    """At most what the tasks hold of the main memory at one time, besides the program."""
     largest = sorted((task.memory_bytes for task in tasks if not task.alone), reverse=True)
     alone = max((task.memory_bytes for task in tasks if task.alone), default=0)
-    return max(alone, sum(largest[:workers]))
+    batch = max((task.batch for task in tasks), default=1)
+    return max(alone, sum(largest[: workers + gpu_threads * batch]))
 
 
 def _pattern_of(group: Sequence[Matrix]) -> tuple[Any, ...]:

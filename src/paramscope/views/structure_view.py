@@ -49,8 +49,9 @@ def structure_view(structure: Structure) -> Iterator[str]:
     if refused:
         yield f"Refused:    {len(refused):,}, such as {printable(refused[0].tensor.name, 50)}:"
         yield f"            {printable(refused[0].refusal, 66)}"
+    devices = " and ".join((*structure.gpus, "the cores here"))
     yield (
-        f"A full analysis on the cores here takes about {duration_text(structure.time_s)} "
+        f"A full analysis on {devices} takes about {duration_text(structure.time_s)} "
         f"and {bytes_text(structure.memory_bytes)} of memory."
     )
     for note in structure.notes:
