@@ -24,7 +24,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measured import CORES, record, seconds, timed, times
+from measured import CORES, FailedError, record, seconds, timed, times
 from paramscope import Run
 from shapes import SHAPES, tensors_of, write_checkpoint
 
@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--against", default="svdvals float32,numpy svd float32")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--limit-s", type=float, help="for each of the others")
     parser.add_argument("--weightwatcher-python", help="an interpreter that has WeightWatcher")
     choice = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -149,6 +150,7 @@ def compare(choice: argparse.Namespace, folder: Path) -> None:
     ours = sorted(rounds, key=lambda finished: finished.wall_s)[len(rounds) // 2]
     meta = json.loads(ours.out)
     assert meta["coverage"]["complete"]
+    assert bool(meta["device"]["gpus"]) == (choice.device == "cuda"), "no GPU took part"
     rows = [["paramscope, whole process", ours.wall_s, ours.peak_mib]]
     counted = meta["rows"]["total"]
     print(f"{counted:,} rows in {ours.wall_s:.2f} s, {ours.peak_mib:,.0f} MiB", file=sys.stderr)
@@ -170,16 +172,20 @@ def compare(choice: argparse.Namespace, folder: Path) -> None:
     for label in filter(None, choice.against.split(",")):
         dtype, solve = LOOPS[label]
         loop = LOOP.format(dtype=dtype, solve=solve, device=choice.device)
-        other = timed([sys.executable, "-c", loop, str(file)])
-        loop_s = float(other.out.split()[-1])
-        rows.append([f"torch {label}".replace("torch numpy", "numpy"), loop_s, other.peak_mib])
+        name = f"torch {label}".replace("torch numpy", "numpy")
+        try:
+            other = timed([sys.executable, "-c", loop, str(file)], limit_s=choice.limit_s)
+        except FailedError as problem:
+            rows.append([f"{name}: {str(problem).splitlines()[-1][:60]}", 0.0, 0])
+        else:
+            rows.append([name, float(other.out.split()[-1]), other.peak_mib])
     if choice.weightwatcher_python:
         other = timed([choice.weightwatcher_python, "-c", WEIGHTWATCHER, str(source)])
         rows.append(["WeightWatcher analyze, whole process", other.wall_s, other.peak_mib])
     shown = [
         [
             what,
-            seconds(s),
+            seconds(s) if s else "",
             times(s / ours.wall_s) if s > 0.01 * ours.wall_s else "",
             f"{mib:,.0f}" if mib else "",
         ]

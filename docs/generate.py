@@ -120,6 +120,7 @@ RESULTS = (
     "model-all-MiniLM-L6-v2",
     "model-qwen3-0.6b",
     "model-qwen3-4b",
+    "model-qwen3-4b-cuda",
     "model-experts",
     "matrices-cpu",
     "matrices-cuda",

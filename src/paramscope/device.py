@@ -43,7 +43,10 @@ def _cuda_devices() -> tuple[tuple[str, ...], str]:
     except ImportError:
         return (), "PyTorch is not installed (pip install 'paramscope[gpu]')"
     if not torch.cuda.is_available():
-        return (), "this PyTorch cannot use the GPU (is it a build for CPU only?)"
+        return (
+            (),
+            "this PyTorch sees no GPU (a build for CPU only? CUDA_VISIBLE_DEVICES empty?)",
+        )
     names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     problems = {name: _problem_of(name) for name in names}
     told = "; ".join(f"{name}: {problem}" for name, problem in problems.items() if problem)

@@ -11,7 +11,7 @@ from paramscope.device import choose_gpus
 from paramscope.engine import Crew, Settings
 from paramscope.engine.calibration import Rates, rates
 from paramscope.engine.cores import worker_count
-from paramscope.engine.gpu import THREADS, gpu_rates
+from paramscope.engine.gpu import gpu_rates
 from paramscope.engine.gram import GpuError
 from paramscope.engine.local import memory_budget_bytes
 from paramscope.engine.plan import Task, largest_short_side, peak_bytes, plan, wall_time_s
@@ -32,16 +32,12 @@ class Planned:
 
     def time_s(self, hashing_s: float) -> float:
         """Estimated wall time of all tasks, and of so much hashing beside them."""
-        return wall_time_s(self.tasks, self.crew.workers, hashing_s, self._gpu_threads)
+        return wall_time_s(self.tasks, self.crew.cores, hashing_s, self.crew.gpu_threads)
 
     @property
     def memory_bytes(self) -> int:
         """At most what they hold of the main memory at one time, besides the program."""
-        return peak_bytes(self.tasks, self.crew.workers, self._gpu_threads)
-
-    @property
-    def _gpu_threads(self) -> int:
-        return THREADS * len(self.crew.gpus)
+        return peak_bytes(self.tasks, self.crew.cores, self.crew.gpu_threads)
 
 
 def plan_run(

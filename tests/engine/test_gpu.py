@@ -1,8 +1,10 @@
-"""The GPU's route, its logic on torch's CPU device: values, lack of memory, who takes what."""
+"""The GPU's route, on torch's CPU device where there is none: values, memory, who takes what."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
+import json
 import logging
 import threading
 from contextlib import closing
@@ -18,7 +20,8 @@ from paramscope.anatomy.dissect import dissect
 from paramscope.checkpoint.dtypes import DTYPES
 from paramscope.checkpoint.open import open_checkpoint
 from paramscope.device import choose_gpus
-from paramscope.engine import Settings, gpu, local, plan
+from paramscope.engine import Crew, Settings, gpu, plan
+from paramscope.engine.calibration import calibration_path
 from paramscope.engine.gpu import Gpu, measure_gpu_rates
 from paramscope.engine.gram import CPU, GpuError
 from paramscope.engine.plan import Task
@@ -29,6 +32,7 @@ from paramscope.measure.spectrum import spectrum_of_eigenvalues
 from paramscope.source.local import LocalSource
 
 torch = pytest.importorskip("torch")
+DEVICE = "cuda:0" if torch.cuda.is_available() else "cpu"
 SETTINGS_OF_A_TASK = {"matrices": (), "settings": None, "span": (0, 0), "streamed": False}
 FAST = replace(RATES, gram_flops=1e15, eigen_s=((64, 1e-9), (256, 1e-8)))
 BATCHED = replace(FAST, batch_s=((64, 1e-10), (256, 1e-9)))
@@ -49,7 +53,7 @@ def test_both_devices_agree_within_their_bounds(name, transposed, monkeypatch):
         codes = np.ascontiguousarray(codes.T).T
     codes.flags.writeable = False
     spectra = []
-    for device in (CPU, Gpu("cpu")):
+    for device in (CPU, Gpu(DEVICE)):
         gram = device.empty(30)
         gram.add(codes[:50], DTYPES[name])
         gram.add(codes[50:], DTYPES[name])
@@ -147,25 +151,54 @@ def test_a_gpu_starts_no_more_than_its_memory_holds():
     assert [t.gpu_bytes for t in taken] == [30]
 
 
-def test_rates_of_a_device_are_positive():
-    rates = measure_gpu_rates("cpu")
-    assert rates.gram_flops > 0
+@pytest.fixture
+def small(monkeypatch):
+    """So that measuring a device takes no time."""
+    monkeypatch.setattr(gpu, "_GRAM_SIZE", 128)
+    monkeypatch.setattr(gpu, "_EIGEN_SIZES", (16, 64, 128))
+    monkeypatch.setattr(gpu, "_BATCH_SIZES", (16, 64))
+
+
+def test_rates_of_a_device_are_positive(small):
+    rates = measure_gpu_rates(DEVICE)
+    assert min(rates.gram_flops, rates.decode_s) > 0
     assert all(time_s > 0 for _, time_s in (*rates.eigen_s, *rates.batch_s))
 
 
-def test_a_thread_that_fails_while_rates_are_measured_leaves_none_waiting(monkeypatch):
+def test_a_device_is_measured_once_a_day(small, monkeypatch, tmp_path):
+    monkeypatch.setenv("PARAMSCOPE_CACHE", str(tmp_path))
+    measured = []
+    monkeypatch.setattr(gpu, "measure_gpu_rates", lambda name: measured.append(name) or RATES)
+    days = iter([(2026, 1, 1), (2026, 1, 1), (2026, 1, 2)])
+
+    class Dates(datetime.date):
+        @classmethod
+        def today(cls):
+            return cls(*next(days))
+
+    monkeypatch.setattr(datetime, "date", Dates)
+    for times in (1, 1, 2):
+        assert gpu.gpu_rates(DEVICE) == RATES
+        assert len(measured) == times
+    assert len(json.loads(calibration_path().read_text())) == 1
+
+
+@pytest.mark.parametrize("problem", [GpuError("no stream to give"), MemoryError("none left")])
+def test_a_thread_that_fails_while_rates_are_measured_leaves_none_waiting(
+    small, problem, monkeypatch
+):
     streams = []
 
     @contextlib.contextmanager
     def only_some(self):
         streams.append(self)
-        if len(streams) % gpu.THREADS == 0:
-            raise GpuError("no stream to give")
+        if len(streams) % gpu.GPU_THREADS == 0:
+            raise problem
         yield
 
     monkeypatch.setattr(Gpu, "own_stream", only_some)
-    with pytest.raises(GpuError, match="no stream to give"):
-        measure_gpu_rates("cpu")
+    with pytest.raises(type(problem), match=str(problem)):
+        measure_gpu_rates(DEVICE)
 
 
 def test_cuda_asked_for_and_absent_is_an_error_and_auto_is_not():
@@ -229,18 +262,17 @@ ERRORS = {
 
 @pytest.fixture
 def none_is_light(monkeypatch):
-    """So that small matrices go to the device too, and to one thread of it."""
+    """So that small matrices go to the device too."""
     monkeypatch.setattr(plan, "_LIGHT_S", 0.0)
-    monkeypatch.setattr(local, "THREADS", 1)
 
 
 @pytest.fixture
 def alike(write_checkpoint, none_is_light):
-    """Three matrices of one shape, as on a core; and the same with a device beside the core."""
+    """Four matrices of one shape, as on a core; and the same with a device beside the core."""
     from test_local import results
 
     rng = np.random.default_rng(0)
-    folder = write_checkpoint({n: rng.standard_normal((40, 24)) for n in "abc"})
+    folder = write_checkpoint({n: rng.standard_normal((40, 24)) for n in "abcd"})
 
     def found(workers=1, **who):
         return results(folder, workers=workers, **who)
@@ -267,7 +299,7 @@ def test_what_a_device_cannot_do_falls_back_to_the_cpu(
     reference = alike()
     monkeypatch.setattr(torch.linalg if call == "eigvalsh" else torch, call, fail)
     with caplog.at_level(logging.WARNING):
-        found = alike(workers=0, gpus=("cpu",), gpu=rates)
+        found = alike(workers=0, gpus=(DEVICE,), gpu=rates)
     problem = "OOM"
     if error == "failed":
         problem = "failed (cusolver error: CUSOLVER_STATUS_EXECUTION_FAILED)"
@@ -275,7 +307,7 @@ def test_what_a_device_cannot_do_falls_back_to_the_cpu(
     texts = [record.getMessage() for record in caplog.records]
     one_by_one = call == "stack"  # together there was no room; one by one there was
     text = f"⚠️  GPU {problem}, falling back to CPU for matrix (40, 24)"
-    assert texts == ([] if one_by_one else [text] * 3)
+    assert texts == ([] if one_by_one else [text] * 4)
     for name, result in found.items():
         bound = result.spectrum.error_bound + reference[name].spectrum.error_bound
         assert np.abs(result.spectrum.s - reference[name].spectrum.s).max() <= bound
@@ -298,7 +330,7 @@ def test_a_device_and_cores_together_give_the_same_ranks(
     tensors["matrix8"][:, 20:] = 0.0
     folder = write_checkpoint(tensors)
     reference = results(folder)
-    found = results(folder, workers=0, gpus=("cpu",), gpu=rates)
+    found = results(folder, workers=0, gpus=(DEVICE,), gpu=rates)
     assert set(found) == set(tensors)
     for name, result in found.items():
         assert result.stats == reference[name].stats or name == "matrix7"
@@ -312,6 +344,42 @@ def test_a_device_and_cores_together_give_the_same_ranks(
     together = [shape[0] for shape in solved if len(shape) == 3]
     assert bool(together) == (rates is BATCHED)
     assert max(together, default=5) == 5
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_a_gpu_has_no_room_for_goes_to_the_cores(alike, workers, monkeypatch, caplog):
+    reference = alike()
+    monkeypatch.setattr(Gpu, "prepare", lambda self: 1000)
+    solved = []
+    monkeypatch.setattr(Gpu, "eigenvalues", lambda self, grams: solved.append(grams))
+    with caplog.at_level(logging.WARNING):
+        found = alike(workers=workers, gpus=(DEVICE,), threads_per_gpu=2, gpu=FAST)
+    assert not solved
+    assert set(found) == set(reference)
+    assert caplog.messages == ["⚠️  GPU OOM, falling back to CPU for matrix (40, 24)"] * 4
+
+
+def test_threads_that_serve_gpus_are_not_the_cores():
+    assert Crew(16, 1).cores == 16
+    assert Crew(16, 1, ("cuda:0", "cuda:1"), 4).cores == 8
+    assert Crew(2, 1, ("cuda:0",), 4).cores == 1
+
+
+def test_threads_that_have_served_a_gpu_help_the_cores(alike, monkeypatch):
+    names = []
+    solve = np.linalg.eigvalsh
+
+    def noted(*args, **options):
+        names.append(threading.get_ident())
+        met.wait(60)  # two at a time, or this breaks
+        return solve(*args, **options)
+
+    met = threading.Barrier(2)
+    monkeypatch.setattr(np.linalg, "eigvalsh", noted)
+    monkeypatch.setattr(Gpu, "prepare", lambda self: 1000)
+    found = alike(workers=2, gpus=(DEVICE,), threads_per_gpu=4, gpu=FAST)
+    assert len(found) == 4
+    assert len(set(names)) == 2
 
 
 @pytest.mark.parametrize("breaks", ["at once", "a stream", "later"])
@@ -335,11 +403,11 @@ def test_cores_take_over_from_a_gpu_that_breaks(alike, breaks, monkeypatch, capl
     if breaks == "a stream":
         monkeypatch.setattr(Gpu, "own_stream", no_stream)
     with caplog.at_level(logging.WARNING):
-        found = alike(gpus=("cpu",), gpu=FAST)
+        found = alike(gpus=(DEVICE,), gpu=FAST)
     assert set(found) == set(reference)
     assert all(result.status == "ok" for result in found.values())
     texts = [record.getMessage() for record in caplog.records]
-    telling = [text for text in texts if text.startswith("⚠️  GPU cpu takes no")]
+    telling = [text for text in texts if text.startswith(f"⚠️  GPU {DEVICE} takes no")]
     assert len(telling) == 1
 
 
@@ -368,6 +436,7 @@ def test_inspect_reckons_with_a_gpu_where_it_is_asked_to(write_checkpoint, monke
     from paramscope.views.structure_view import structure_view
 
     monkeypatch.setattr(planning, "choose_gpus", lambda name: ("cuda:0",) if name != "cpu" else ())
+    monkeypatch.setattr(planning, "rates", lambda largest_k: RATES)
     monkeypatch.setattr(planning, "gpu_rates", lambda name: FAST)
     model = write_checkpoint({f"{n}": np.zeros((4000, 2000), np.float32) for n in range(8)})
     on_cores, with_gpu = (paramscope.inspect(model, device=name) for name in ("cpu", "cuda"))
@@ -388,4 +457,4 @@ def test_an_error_of_reading_one_of_a_batch_ends_the_run(write_checkpoint, none_
 
     folder = write_checkpoint({n: np.ones((40, 24)) for n in "abc"})
     with pytest.raises(SourceError, match="the disk is gone"):
-        results(folder, change=broken, gpus=("cpu",), gpu=BATCHED)
+        results(folder, change=broken, gpus=(DEVICE,), gpu=BATCHED)

@@ -27,12 +27,13 @@ def results(
     settings=SETTINGS,
     change=lambda c: c,
     gpus=(),
+    threads_per_gpu=1,
     gpu=None,
 ):
     with closing(LocalSource(folder)) as source:
         checkpoint = change(open_checkpoint(source))
         tasks = plan.plan(dissect(checkpoint.tensors, {}), settings, RATES, gpu=gpu)
-        batches = run_tasks(tasks, checkpoint, Crew(workers, budget_bytes, gpus))
+        batches = run_tasks(tasks, checkpoint, Crew(workers, budget_bytes, gpus, threads_per_gpu))
         finished = [item for batch in batches for item in batch]
     return {r.matrix.tensor.name: r for item in finished for r in item.results}
 

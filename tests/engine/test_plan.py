@@ -55,12 +55,15 @@ def test_a_large_tall_matrix_is_streamed_in_little_memory():
     assert task.memory_bytes < 200_000 * 256 * 2
 
 
-def test_rates_of_this_machine_are_positive_and_eigenvalues_cost_more_for_more():
+def test_rates_of_this_machine_are_positive():
     rates = measure_rates()
     assert min(rates.gram_flops, rates.element_s, rates.decode_s) > 0
-    times = [rates.eigen_time_s(k) for k in (2, 64, 100, 256, 700, 1024, 4096)]
-    assert times == sorted(times)
-    assert times[0] > 0
+    assert all(time_s > 0 for _, time_s in rates.eigen_s)
+
+
+def test_eigenvalues_cost_more_for_more():
+    times = [RATES.eigen_time_s(k) for k in (2, 64, 100, 256, 700, 1024, 4096)]
+    assert times == sorted(set(times))
 
 
 def test_rates_that_a_run_belies_are_measured_again(monkeypatch, tmp_path):

@@ -29,19 +29,34 @@ class Settings:
     zero_threshold: float = 1e-8
 
 
+GPU_THREADS = 4  # that keep one GPU at work, each with a core's help
+
+
 @dataclass(frozen=True, slots=True)
 class Crew:
     """Who does a run's work.
 
     Attributes:
-        workers: matrices measured side by side on CPU cores.
+        workers: threads for the cores, those that serve a GPU among them.
         budget_bytes: at most this much in flight.
         gpus: torch names of devices that work beside the cores.
+        threads_per_gpu: that keep it at work.
     """
 
     workers: int
     budget_bytes: int
     gpus: tuple[str, ...] = ()
+    threads_per_gpu: int = GPU_THREADS
+
+    @property
+    def gpu_threads(self) -> int:
+        """That serve GPUs: they count elements on the cores while others are solved."""
+        return self.threads_per_gpu * len(self.gpus)
+
+    @property
+    def cores(self) -> int:
+        """Threads that serve no GPU."""
+        return max(min(1, self.workers), self.workers - self.gpu_threads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,8 +96,13 @@ def rates(largest_k: int = 0) -> Rates:
     return remembered(f"{_machine()}|large", lambda: with_large_sizes(known))
 
 
-def remembered(key: str, measured_now: Callable[[], Rates]) -> Rates:
-    """The rates kept under a name, which says what they were measured on."""
+def remembered(key: str, measured_now: Callable[[], Rates], *, instead_of: str = "") -> Rates:
+    """The rates kept under a name, which says what they were measured on.
+
+    Args:
+        measured_now: where there are none yet.
+        instead_of: what those names begin with whose rates the new ones replace.
+    """
     kept = _kept()
     with contextlib.suppress(ValueError, TypeError, KeyError):
         stored = kept[key]
@@ -107,6 +112,8 @@ def remembered(key: str, measured_now: Callable[[], Rates]) -> Rates:
         }
         return Rates(**{**stored, **times})
     measured = measured_now()
+    if instead_of:
+        kept = {name: rates for name, rates in kept.items() if not name.startswith(instead_of)}
     _keep({**kept, key: asdict(measured)})
     return measured
 

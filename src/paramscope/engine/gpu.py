@@ -10,6 +10,7 @@ at a time.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import logging
 import threading
 import time
@@ -20,13 +21,12 @@ from typing import Any
 import numpy as np
 
 from paramscope.checkpoint.dtypes import DTYPES, Codes, Dtype
+from paramscope.engine import GPU_THREADS
 from paramscope.engine.calibration import Rates, remembered
 from paramscope.engine.gram import GpuError, GpuFullError
 from paramscope.measure.spectrum import Float64
 
 _log = logging.getLogger(__name__)
-
-THREADS = 4  # on each GPU
 
 _TAKES_NO_WORK = "⚠️  GPU %s takes no more work (%s), going on without"
 _COPY_BYTES = 2**26  # a block in float64 on the device: large for its kernels, no burden to it
@@ -34,6 +34,7 @@ _GRAM_SIZE = 2048
 _EIGEN_SIZES = (64, 512, 2048)
 _BATCH_SIZES = (64, 256, 1024)
 _BATCH = 8
+_PRODUCTS = threading.Lock()  # before PyTorch 2.10 threads that multiply may crash (pull 167248)
 
 
 class Gpu:
@@ -93,6 +94,7 @@ class Gpu:
             self._solve_something()
             if self.device == "cpu":
                 return 2**62
+            torch.cuda.empty_cache()  # what earlier work no longer needs is free
             free_bytes, _ = torch.cuda.mem_get_info(self.device)
         except RuntimeError as error:
             raise GpuError(_first_line(error)) from error
@@ -148,16 +150,23 @@ class GpuGram:
 
     def add(self, codes: Codes, dtype: Dtype) -> None:
         rows = max(1, _COPY_BYTES // (8 * codes.shape[1]))
-        with self._gpu.own_errors():
-            for start in range(0, len(codes), rows):
-                block = self._decoded(codes[start : start + rows], dtype)
-                self.matrix.addmm_(block.T, block)
+        for start in range(0, len(codes), rows):
+            self.multiply(self.decoded(codes[start : start + rows], dtype))
 
-    def _decoded(self, codes: Codes, dtype: Dtype) -> Any:
+    def multiply(self, block: Any) -> None:
+        """Take in a block that `decoded` gave."""
+        with self._gpu.own_errors(), _PRODUCTS:
+            self.matrix.addmm_(block.T, block)
+
+    def decoded(self, codes: Codes, dtype: Dtype) -> Any:
         """A block in float64 on the device; 16-bit floats are widened there, exactly."""
-        torch = self._torch
         if codes.strides[0] < codes.strides[1]:  # columns that lie together: turned on the device
-            return self._decoded(codes.T, dtype).T
+            return self.decoded(codes.T, dtype).T
+        with self._gpu.own_errors():
+            return self._copied(codes, dtype)
+
+    def _copied(self, codes: Codes, dtype: Dtype) -> Any:
+        torch = self._torch
         codes = np.ascontiguousarray(codes)
         narrow = {"BF16": torch.bfloat16, "F16": torch.float16}.get(dtype.name)
         if narrow is None and dtype.countable:
@@ -178,11 +187,15 @@ def _says_full(message: str) -> bool:
 
 
 def gpu_rates(device: str) -> Rates:
-    """This device's rates, measured once and remembered: consumer cards have little float64."""
+    """This device's rates, measured once a day: consumer cards have little float64.
+
+    Others may have been at work on it, so that what was measured once need not hold for ever.
+    """
     import torch
 
-    key = f"{gpu_name(device)}|torch {torch.__version__}|2"
-    return remembered(key, lambda: measure_gpu_rates(device))
+    kind = f"{gpu_name(device)}|torch {torch.__version__}|{GPU_THREADS} threads|"
+    today = datetime.date.today().isoformat()
+    return remembered(kind + today, lambda: measure_gpu_rates(device), instead_of=kind)
 
 
 def gpu_name(device: str) -> str:
@@ -208,24 +221,28 @@ def measure_gpu_rates(device: str) -> Rates:
         gram.add(codes[:, :k], DTYPES["BF16"])
         return gram
 
-    def build() -> None:
-        built(_GRAM_SIZE)
-        with gpu.own_errors():
-            _wait(device)
+    def timed(work: Callable[[], object]) -> float:
+        def done() -> None:
+            work()
+            with gpu.own_errors():
+                _wait(device)
+
+        return _together(gpu, done)
 
     def solve(k: int, count: int) -> float:
         grams = [built(k) for _ in range(count)]
         with gpu.own_errors():
             _wait(device)
-        return _together(gpu, lambda: gpu.eigenvalues(grams)) / count
+        return timed(lambda: gpu.eigenvalues(grams)) / count
 
-    gram_s = _together(gpu, build)
+    gram = gpu.empty(_GRAM_SIZE)
+    block = gram.decoded(codes, DTYPES["BF16"])
     return Rates(
-        gram_flops=_GRAM_SIZE**3 / gram_s,
+        gram_flops=_GRAM_SIZE**3 / timed(lambda: gpu.empty(_GRAM_SIZE).multiply(block)),
         eigen_s=tuple((k, solve(k, 1)) for k in _EIGEN_SIZES),
         batch_s=tuple((k, solve(k, _BATCH)) for k in _BATCH_SIZES),
         element_s=0.0,
-        decode_s=0.0,
+        decode_s=timed(lambda: gram.decoded(codes, DTYPES["BF16"])) / codes.size,
     )
 
 
@@ -238,7 +255,7 @@ def _wait(device: str) -> None:
 
 def _together(gpu: Gpu, work: Callable[[], object]) -> float:
     """Seconds for each of three on a thread, while all threads do the same; warmed up before."""
-    begin = threading.Barrier(THREADS)
+    begin = threading.Barrier(GPU_THREADS)
 
     def timed() -> float:
         try:
@@ -249,13 +266,13 @@ def _together(gpu: Gpu, work: Callable[[], object]) -> float:
                 for _ in range(3):
                     work()
                 return (time.perf_counter() - started) / 3
-        except GpuError:
+        except BaseException:
             begin.abort()  # or the others would wait for ever
             raise
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        futures = [pool.submit(timed) for _ in range(THREADS)]
-    for future in futures:
-        if isinstance(problem := future.exception(), GpuError):
+    with ThreadPoolExecutor(GPU_THREADS) as pool:
+        futures = [pool.submit(timed) for _ in range(GPU_THREADS)]
+    for problem in (future.exception() for future in futures):
+        if problem and not isinstance(problem, threading.BrokenBarrierError):
             raise problem
     return max(future.result() for future in futures)

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,11 +26,11 @@ from paramscope.checkpoint import (
 from paramscope.checkpoint.dtypes import Codes
 from paramscope.engine import Crew, Result
 from paramscope.engine.factors import ProductCut, factors_of
-from paramscope.engine.gpu import THREADS, Gpu
+from paramscope.engine.gpu import Gpu
 from paramscope.engine.gram import CPU, Device, GpuError
 from paramscope.engine.plan import Task
 from paramscope.engine.schedule import Room, Schedule
-from paramscope.engine.work import Loaded, measure, refused
+from paramscope.engine.work import Loaded, measure, refused, tell_fallback
 
 _log = logging.getLogger(__name__)
 
@@ -78,13 +78,14 @@ def run_tasks(
     heavy = [task for task in tasks if not task.is_light]
     alone, beside = ([], heavy) if crew.gpus else _split_by_size(heavy, crew)
     cores_alone = replace(crew, gpus=())
-    for group, cores, threads, who in (
-        (alone, 1, crew.workers, cores_alone),
-        (beside, crew.workers, 1, crew),
-        (light, 1, 1, cores_alone),
+    one_thread = replace(cores_alone, workers=min(1, crew.workers))
+    for group, threads, who in (
+        (alone, crew.workers, one_thread),
+        (beside, 1, crew),
+        (light, 1, one_thread),
     ):
         with threadpool_limits(limits=threads, user_api="blas"):
-            yield from _run(group, checkpoint, cores, who)
+            yield from _run(group, checkpoint, who)
 
 
 def _split_by_size(tasks: Sequence[Task], crew: Crew) -> tuple[list[Task], list[Task]]:
@@ -110,17 +111,22 @@ class _Ready:
     cuts: list[Cut]
 
 
-def _run(
-    tasks: list[Task], checkpoint: Checkpoint, cores: int, crew: Crew
-) -> Iterator[list[Finished]]:
+def _run(tasks: list[Task], checkpoint: Checkpoint, crew: Crew) -> Iterator[list[Finished]]:
     if not tasks:
         return
     gpus = _usable(crew.gpus)
     rooms = {name: room for name, (_, room) in gpus.items()}
-    schedule = Schedule(tasks, Room(crew.budget_bytes), rooms, THREADS)
+    crew = replace(crew, gpus=tuple(gpus))
+    tasks = _with_room(tasks, rooms)
+    schedule = Schedule(tasks, Room(crew.budget_bytes), rooms, crew.threads_per_gpu)
     workers = _Workers(schedule, checkpoint)
+    cores = crew.cores
+    serving = [gpu for gpu, _ in gpus.values() for _ in range(crew.threads_per_gpu)]
+    free_later = crew.workers - cores
     on_gpus = [
-        thread for gpu, _ in gpus.values() for thread in _start(partial(workers.gpu, gpu), THREADS)
+        thread
+        for at, gpu in enumerate(serving)
+        for thread in _start(partial(workers.gpu, gpu, stays=at < free_later), 1)
     ]
     if checkpoint.source.remote:
         ahead: queue.Queue[_Ready | None] = queue.Queue(maxsize=cores)
@@ -177,8 +183,12 @@ class _Workers:
                 self._done(item.tasks, name, outcome)
             del item  # the bytes go before the next ones come
 
-    def gpu(self, gpu: Gpu) -> None:
-        """The work of one thread of a GPU, which ends early where the GPU takes no more."""
+    def gpu(self, gpu: Gpu, *, stays: bool) -> None:
+        """The work of one thread of a GPU, which ends early where the GPU takes no more.
+
+        Args:
+            stays: whether another thread then helps the cores with what is left.
+        """
         try:
             with gpu.own_stream():
                 self.work(partial(self.next_ready, gpu), gpu)
@@ -186,6 +196,8 @@ class _Workers:
             _log.warning(_TAKES_NO_WORK, gpu.device, error)
         finally:
             self._schedule.leave(gpu.device)
+            if stays:
+                _start(partial(self.work, self.next_ready), 1)
 
     def _done(self, taken: list[Task], gpu: str, outcome: list[list[Result]] | Exception) -> None:
         self._schedule.give_back(taken, gpu)
@@ -208,6 +220,19 @@ def _usable(names: Sequence[str]) -> dict[str, tuple[Gpu, Room]]:
             continue
         found[name] = gpu, Room(int(free_bytes * _SHARE_OF_GPU_MEMORY))
     return found
+
+
+def _with_room(tasks: Sequence[Task], rooms: Mapping[str, Room]) -> list[Task]:
+    """The tasks; what no GPU has room for is left to the cores, and a warning tells of it."""
+    largest_bytes = max((room.budget_bytes for room in rooms.values()), default=0)
+    fitting = []
+    for task in tasks:
+        if rooms and task.gpu_time_s is not None and task.gpu_bytes > largest_bytes:
+            for matrix in task.matrices:
+                tell_fallback("OOM", matrix)
+            task = replace(task, gpu_time_s=None)
+        fitting.append(task)
+    return fitting
 
 
 def _read_ahead(next_ready: Callable[[], _Ready | None], ahead: queue.Queue[_Ready | None]) -> None:

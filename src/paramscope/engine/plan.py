@@ -44,7 +44,7 @@ class Task:
         batch: how many tasks of one pattern the GPU had best solve together.
         pattern: the same number for tasks that differ only in where they lie.
         alone: whether it is done sooner with all cores on it than beside others: where matrices
-            outgrow the caches, several at a time wait for memory.
+            outgrow the caches, several at a time wait for memory. Beside a GPU nothing is alone.
     """
 
     matrices: tuple[Matrix, ...]
@@ -142,10 +142,11 @@ def wall_time_s(
 
 def peak_bytes(tasks: Sequence[Task], workers: int, gpu_threads: int = 0) -> int:
     """At most what the tasks hold of the main memory at one time, besides the program."""
-    largest = sorted((task.memory_bytes for task in tasks if not task.alone), reverse=True)
-    alone = max((task.memory_bytes for task in tasks if task.alone), default=0)
+    beside = [task for task in tasks if gpu_threads or not task.alone]
+    largest = sorted((task.memory_bytes for task in beside), reverse=True)
     batch = max((task.batch for task in tasks), default=1)
-    return max(alone, sum(largest[: workers + gpu_threads * batch]))
+    one_by_one = max((task.memory_bytes for task in tasks), default=0)
+    return max(one_by_one, sum(largest[: workers + gpu_threads * batch]))
 
 
 def _pattern_of(group: Sequence[Matrix]) -> tuple[Any, ...]:
