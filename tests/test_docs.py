@@ -26,12 +26,19 @@ def test_reference_pages_are_fresh(name):
     assert page == generate.PAGES[name](), "run: python docs/generate.py"
 
 
-def code_blocks(path: Path) -> list[str]:
-    return re.findall(r"```\w*\n(.*?)```", path.read_text("utf-8"), flags=re.DOTALL)
+def code_blocks(path: Path) -> list[list[str]]:
+    """What stands in each, without the comments at the ends of lines: they are translated."""
+    blocks = re.findall(r"```\w*\n(.*?)```", path.read_text("utf-8"), flags=re.DOTALL)
+    return [re.sub(r" +# .*", "", block).splitlines() for block in blocks]
 
 
 def test_both_readmes_have_the_same_code_and_link_to_each_other():
     assert code_blocks(README) == code_blocks(CHINESE)
+    pictures = [
+        re.findall(r"^!\[.+\]\((.*)\)$", p.read_text("utf-8"), flags=re.M)
+        for p in (README, CHINESE)
+    ]
+    assert pictures[0] == pictures[1]
     headings = [re.findall(r"^#+", p.read_text("utf-8"), flags=re.M) for p in (README, CHINESE)]
     assert headings[0] == headings[1]
     assert "README.zh-CN.md" in README.read_text("utf-8")

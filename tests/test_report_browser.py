@@ -218,6 +218,7 @@ def test_a_heat_map_cell_is_clicked_and_its_spectrum_shown(browser, demo):
         roles = page.locator("#heat .ytick").all_text_contents()
         box = page.locator("#heat .nsewdrag").bounding_box()
         roles = [text.strip() for text in reversed(roles) if text.strip()]
+        assert roles == ["attn.q", "attn.k", "attn.v", "attn.o", "mlp.up", "mlp.down"]
         row = roles.index("mlp.up")
         x = box["x"] + box["width"] * 2.5 / 6
         y = box["y"] + box["height"] * (row + 0.5) / len(roles)

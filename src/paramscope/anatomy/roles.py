@@ -1,7 +1,7 @@
 """The roles: what a matrix does in the model, and the coarser block type that users see.
 
-One row per role. A name that is not here is not a role; `names.py` and `split.py` give out
-these and no others.
+One row per role, in the order in which people read them. A name that is not here is not a role;
+`names.py` and `split.py` give out these and no others.
 """
 
 from __future__ import annotations
@@ -106,3 +106,10 @@ ROLES: dict[str, Role] = {
         Role("other", "other", "none of these"),
     )
 }
+
+_PLACES = {name: place for place, name in enumerate(ROLES)}
+
+
+def role_order(name: str) -> int:
+    """A key to sort by: the order above, in which q comes before k; unknown names last."""
+    return _PLACES.get(name, len(_PLACES))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from paramscope.anatomy.roles import ROLES
+from paramscope.anatomy.roles import role_order
 from paramscope.table.schema import Row
 from paramscope.views.words import bytes_text, count_text, duration_text, printable
 
@@ -16,7 +16,6 @@ _RULE = "=" * WIDTH
 _THIN_RULE = "-" * WIDTH
 _EXPERTS_SHOWN_EACH = 4  # a layer with more experts than this gets one entry per role
 _MOST_COMPRESSIBLE = 5
-_ROLE_ORDER = {name: place for place, name in enumerate(ROLES)}
 
 
 def view(rows: Sequence[Row], meta: Mapping[str, Any]) -> Iterator[str]:
@@ -55,7 +54,7 @@ def _is_matrix(row: Row) -> bool:
 
 
 def _entries(rows: Sequence[Row]) -> Iterator[str]:
-    rows = sorted(rows, key=lambda row: _ROLE_ORDER.get(str(row["role"]), 0))
+    rows = sorted(rows, key=lambda row: role_order(str(row["role"])))
     experts = {row["expert_index"] for row in rows} - {None}
     together = len(experts) > _EXPERTS_SHOWN_EACH
     by_role: dict[tuple[Any, ...], list[Row]] = {}

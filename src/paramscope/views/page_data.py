@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from paramscope.anatomy.roles import ROLES
 from paramscope.measure.random_matrix import random_spectrum
 from paramscope.table import embedding_files
 from paramscope.table.export import json_text
@@ -73,6 +74,7 @@ def table_data(rows: Sequence[Row], sections: Sequence[Section]) -> str:
             "rows": len(rows),
             "columns": [{**c, **m} for c, m in zip(columns, meanings, strict=True)],
             "findings": findings,
+            "roles": list(ROLES),
         }
     )
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paramscope.anatomy.roles import role_order
 from paramscope.files import whole_file
 from paramscope.table.schema import Row
 from paramscope.views.findings.finding import Evidence, number, percent
@@ -30,6 +31,7 @@ _MOST_TOWERS = 4
 _MOST_BARS = 20
 _DPI = 150
 _MOST_LINES = 60  # spectra per panel
+_MOST_PANELS = 12
 _FEWEST_VALUES = 8  # a shorter spectrum is no curve
 
 # Per layer and role: column, what it says, whether its scale is logarithmic.
@@ -98,7 +100,7 @@ def _grid(rows: Sequence[Row], places: Sequence[int], column: str) -> Grid:
             values[str(row["role"])][int(number(row, "layer_index"))].append(number(row, column))
     return {
         role: {layer: statistics.median(found) for layer, found in sorted(layers.items())}
-        for role, layers in values.items()
+        for role, layers in sorted(values.items(), key=lambda item: role_order(item[0]))
     }
 
 
@@ -213,7 +215,8 @@ def _spectra(evidence: Evidence, spectra: SampledSpectra, title: str) -> Figure:
     by_role: dict[str, list[int]] = defaultdict(list)
     for place in sorted(p for p, n in spectra.lengths.items() if n >= _FEWEST_VALUES):
         by_role[str(evidence.rows[place]["role"])].append(place)
-    roles = sorted(by_role, key=lambda role: -len(by_role[role]))[:12]
+    most = sorted(by_role, key=lambda role: (-len(by_role[role]), role_order(role)))
+    roles = sorted(most[:_MOST_PANELS], key=role_order)
     columns = min(4, len(roles))
     lines = math.ceil(len(roles) / columns)
     figure = Figure(
@@ -225,6 +228,8 @@ def _spectra(evidence: Evidence, spectra: SampledSpectra, title: str) -> Figure:
         _panel(panel, evidence, spectra, by_role[role], role)
     for panel in list(figure.axes)[len(roles) :]:
         panel.set_visible(False)
+    for panel in list(figure.axes)[: len(roles)][-columns:]:  # the lowest of its column
+        panel.tick_params(labelbottom=True)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     figure.supxlabel("i / k: share of the directions", fontsize=9)
     figure.supylabel("σᵢ / σ₁ (log scale)", fontsize=9)

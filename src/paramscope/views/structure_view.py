@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from paramscope.anatomy import Matrix
+from paramscope.anatomy.roles import role_order
 from paramscope.structure import Structure
 from paramscope.views.words import bytes_text, count_text, duration_text, printable
 
@@ -27,7 +28,7 @@ def structure_view(structure: Structure) -> Iterator[str]:
         yield f"Layers:     {len(layers)}{name}"
     yield ""
     yield f"{'role':<20}{'block type':<11}{'count':>7}  {'shape':<20}{'parameters':>15}"
-    for (tower, role, block_type), group in _by_role(structure).items():
+    for (tower, role, block_type), group in _by_role(structure):
         label = f"{tower}:{role}" if tower else role
         count = sum(matrix.numel for matrix in group)
         yield (
@@ -70,11 +71,14 @@ def _layers(matrices: tuple[Matrix, ...]) -> dict[str, set[int]]:
     return layers
 
 
-def _by_role(structure: Structure) -> dict[tuple[str, str, str], list[Matrix]]:
+def _by_role(structure: Structure) -> list[tuple[tuple[str, str, str], list[Matrix]]]:
+    """By tower, in the order of the files, and role."""
     groups: dict[tuple[str, str, str], list[Matrix]] = defaultdict(list)
     for matrix in structure.matrices:
         groups[matrix.tower, matrix.role, matrix.block_type].append(matrix)
-    return groups
+    towers = list(dict.fromkeys(tower for tower, _, _ in groups))
+    order = lambda item: (towers.index(item[0][0]), role_order(item[0][1]))  # noqa: E731
+    return sorted(groups.items(), key=order)
 
 
 def _by_scheme(structure: Structure) -> dict[str, list[Matrix]]:

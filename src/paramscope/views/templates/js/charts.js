@@ -64,6 +64,8 @@ class Layers {
       const rows = layers.get(layer) ?? layers.set(layer, []).get(layer);
       rows.push(row);
     }
+    const inOrder = ([a], [b]) => table.roleOrder(a) - table.roleOrder(b);
+    for (const [tower, roles] of this.towers) this.towers.set(tower, new Map([...roles].sort(inOrder)));
   }
   // {roles, layers, cells}: cells[role][layer] = {value, rows} or null.
   grid(tower, measure) {

@@ -56,7 +56,10 @@ class Table {
     this.columns = head.columns.map((about) => new Column(about, array));
     this.byName = new Map(this.columns.map((column) => [column.name, column]));
     this.findings = new Map(Object.entries(head.findings).map(([key, ref]) => [key, array(ref)]));
+    this.rolePlaces = new Map(head.roles.map((role, place) => [role, place]));
   }
+  // A key to sort by; a role that is not known comes last.
+  roleOrder(role) { return this.rolePlaces.get(role) ?? this.rolePlaces.size; }
   get(name, row) { return this.byName.get(name).at(row); }
   name(row) {
     const part = this.get("part", row);
