@@ -70,3 +70,8 @@ def test_links_in_the_documentation_lead_somewhere():
 def test_public_names_are_documented():
     for name in paramscope.__all__:
         assert getattr(paramscope, name).__doc__, name
+
+
+def test_the_citation_names_this_version():
+    text = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {paramscope.__version__}\n" in text

@@ -120,20 +120,7 @@ def _run(tasks: list[Task], checkpoint: Checkpoint, crew: Crew) -> Iterator[list
     tasks = _with_room(tasks, rooms)
     schedule = Schedule(tasks, Room(crew.budget_bytes), rooms, crew.threads_per_gpu)
     workers = _Workers(schedule, checkpoint)
-    cores = crew.cores
-    serving = [gpu for gpu, _ in gpus.values() for _ in range(crew.threads_per_gpu)]
-    free_later = crew.workers - cores
-    on_gpus = [
-        thread
-        for at, gpu in enumerate(serving)
-        for thread in _start(partial(workers.gpu, gpu, stays=at < free_later), 1)
-    ]
-    if checkpoint.source.remote:
-        ahead: queue.Queue[_Ready | None] = queue.Queue(maxsize=cores)
-        _start(partial(_read_ahead, workers.next_ready, ahead), cores)
-        _start(partial(workers.work, ahead.get), cores)
-    else:
-        _start(partial(workers.work, workers.next_ready), min(cores, len(tasks)))
+    on_gpus = workers.start(crew, [gpu for gpu, _ in gpus.values()])
     remaining = len(tasks)
     try:
         while remaining:
@@ -161,6 +148,22 @@ class _Workers:
         self._schedule = schedule
         self._checkpoint = checkpoint
 
+    def start(self, crew: Crew, gpus: Sequence[Gpu]) -> list[threading.Thread]:
+        """Begin on all threads; gives those that serve GPUs."""
+        if self._checkpoint.source.remote:
+            ahead: queue.Queue[_Ready | None] = queue.Queue(maxsize=crew.cores)
+            _start(partial(_read_ahead, self.next_ready, ahead), crew.cores)
+            _start(partial(self.work, ahead.get), crew.cores)
+        else:
+            _start(partial(self.work, self.next_ready), crew.cores)
+        serving = [gpu for gpu in gpus for _ in range(crew.threads_per_gpu)]
+        then_for_cores = crew.workers - crew.cores
+        return [
+            thread
+            for at, gpu in enumerate(serving)
+            for thread in _start(partial(self.serve, gpu, stays=at < then_for_cores))
+        ]
+
     def next_ready(self, gpu: Gpu | None = None) -> _Ready | None:
         """The next tasks, their bytes read; an error of reading goes to the caller."""
         name = gpu.device if gpu else ""
@@ -183,7 +186,7 @@ class _Workers:
                 self._done(item.tasks, name, outcome)
             del item  # the bytes go before the next ones come
 
-    def gpu(self, gpu: Gpu, *, stays: bool) -> None:
+    def serve(self, gpu: Gpu, *, stays: bool) -> None:
         """The work of one thread of a GPU, which ends early where the GPU takes no more.
 
         Args:
@@ -197,7 +200,7 @@ class _Workers:
         finally:
             self._schedule.leave(gpu.device)
             if stays:
-                _start(partial(self.work, self.next_ready), 1)
+                _start(partial(self.work, self.next_ready))
 
     def _done(self, taken: list[Task], gpu: str, outcome: list[list[Result]] | Exception) -> None:
         self._schedule.give_back(taken, gpu)
@@ -242,7 +245,7 @@ def _read_ahead(next_ready: Callable[[], _Ready | None], ahead: queue.Queue[_Rea
     ahead.put(None)
 
 
-def _start(target: Callable[[], None], count: int) -> list[threading.Thread]:
+def _start(target: Callable[[], None], count: int = 1) -> list[threading.Thread]:
     threads = [
         threading.Thread(target=target, name="paramscope", daemon=True) for _ in range(count)
     ]
