@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -215,12 +216,18 @@ def hub_server() -> Iterator[Hub]:
             server.server_close()
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that left is none
+            super().handle_error(request, client_address)
+
+
 def _serve(hub: Hub, host: str) -> ThreadingHTTPServer:
     class Handler(_Handler):
         pass
 
     Handler.hub, Handler.host = hub, host
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.block_on_close = False
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
