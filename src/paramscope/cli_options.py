@@ -57,7 +57,7 @@ def embedding_options(command: Command) -> Command:
         click.option("--neighbors", multiple=True, help="A token whose nearest rows are wanted; may be given again."),
         click.option("--map", type=click.Choice(["pca", "umap"]), default="pca", show_default=True, help="How rows are placed on the map; umap needs umap-learn."),
         click.option("--plots/--no-plots", default=True, show_default=True, help="Draw pictures."),
-        click.option("--workers", type=int, help="Threads. Default: one per core."),
+        click.option("--workers", type=int, help="Threads, those that serve GPUs among them. Default: one per core."),
         click.option("--fresh", is_flag=True, help="Analyse again even if the result is there."),
         click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong."),
     )  # fmt: skip

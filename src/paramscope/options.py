@@ -28,7 +28,8 @@ class Options:
         rank_k: how many singular values the truncated solver computes.
         tolerance: `actual_rank` counts σ > tolerance·σ₁.
         zero_threshold: `sparsity` counts |x| <= this.
-        workers: matrices measured side by side; by default one per core.
+        workers: matrices measured side by side; by default one per core. Threads that serve GPUs
+            are taken from these, but for one.
         memory_bytes: at most this much in flight; by default a share of the free memory.
         formats: which tables to write besides `params.parquet`, which is always written.
         fresh: throw away what the folder holds.

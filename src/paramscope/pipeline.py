@@ -96,7 +96,6 @@ def analyze_source(source: Source, options: Options, progress: OnProgress) -> Ru
         checkpoint = open_checkpoint(source, options.container)
         matrices = dissect(checkpoint.tensors, checkpoint.config)
         folder = options.out or DEFAULT_OUT / folder_name(source.model_id)
-        is_new = options.fresh or not (folder / META).is_file()
         planned = plan_run(
             matrices,
             options.settings,
@@ -104,7 +103,7 @@ def analyze_source(source: Source, options: Options, progress: OnProgress) -> Ru
             workers=options.workers,
             memory_bytes=options.memory_bytes,
             remote=source.remote,
-            is_new=is_new,
+            finished=(folder / META).is_file() and not options.fresh,
         )
         with Journal(folder, _identity(checkpoint, options), fresh=options.fresh) as journal:
             is_whole = (folder / META).is_file() and len(journal.done()) == len(matrices)

@@ -12,12 +12,11 @@ from paramscope.anatomy import Matrix
 from paramscope.anatomy.dissect import dissect
 from paramscope.checkpoint.open import open_checkpoint
 from paramscope.engine import Settings
+from paramscope.engine.gpu import gpu_name
 from paramscope.planning import plan_run
 from paramscope.run_meta import model_facts
 from paramscope.source import Source
 from paramscope.source.find import find_source, find_sources
-
-_START_S = 0.5  # of the program, and to write the tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Structure:
         matrices: every matrix, vector and buffer, in the order of the files.
         nbytes: bytes of all stored tensors.
         tensors: stored tensors.
-        gpus: the devices that the estimate reckons with, beside this machine's cores.
+        gpus: the names of those that the estimate reckons with, beside this machine's cores.
         time_s: estimated wall time of a full analysis.
         memory_bytes: at most what such an analysis holds at one time, besides the program.
         notes: what to know about the files.
@@ -144,8 +143,8 @@ def inspect_source(source: Source, container: str | None = None, device: str = "
             matrices=tuple(matrices),
             nbytes=sum(tensor.nbytes for tensor in checkpoint.stored),
             tensors=len(checkpoint.stored),
-            gpus=planned.crew.gpus,
-            time_s=_START_S + planned.time_s(hashing_s),
+            gpus=tuple(gpu_name(gpu) for gpu in planned.crew.gpus),
+            time_s=planned.start_s + planned.time_s(hashing_s),
             memory_bytes=planned.memory_bytes,
             notes=checkpoint.notes,
         )

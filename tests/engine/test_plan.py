@@ -10,9 +10,11 @@ from paramscope.anatomy import Matrix
 from paramscope.anatomy.view import View
 from paramscope.checkpoint import StoredTensor
 from paramscope.checkpoint.dtypes import DTYPES
-from paramscope.engine import Settings, calibration
+from paramscope.engine import Crew, Settings, calibration
 from paramscope.engine.calibration import measure_rates
-from paramscope.engine.plan import plan, wall_time_s
+from paramscope.engine.plan import peak_bytes, plan, wall_time_s
+
+TOGETHER = replace(RATES, cores=2, together_s=((1024, 1e-3), (4096, 1e-2)))
 
 
 def stored(*shape: int, dtype: str = "BF16") -> StoredTensor:
@@ -101,11 +103,53 @@ def on_a_gpu(tasks, share):
 def test_the_estimate_shares_the_work_between_gpus_and_cores():
     matrices = [matrix(stored(n, n), View.whole((n, n))) for n in (2000, *[500] * 40)]
     tasks = plan(matrices, Settings(), RATES)
-    alone_s = wall_time_s(tasks, 2)
-    assert wall_time_s(on_a_gpu(tasks, 0.5), 2) == alone_s  # no GPU, no help
-    together_s = wall_time_s(on_a_gpu(tasks, 0.25), 2, gpu_threads=4)
+    cores, both = Crew(6, 2**40), Crew(6, 2**40, ("cuda:0",), 4)
+    assert (cores.core_threads, both.core_threads) == (6, 2)
+    assert wall_time_s(on_a_gpu(tasks, 0.5), cores) == wall_time_s(tasks, cores)  # no GPU, no help
     work_s = sum(task.time_s for task in tasks)
+    together_s = wall_time_s(on_a_gpu(tasks, 0.25), both)
     assert together_s == pytest.approx(work_s / (2 + 4 / 0.25), rel=0.2)
-    assert wall_time_s(on_a_gpu(tasks, 0.25), 2, 5.0, 4) >= 5.0
-    slow_cores_s = wall_time_s(on_a_gpu(tasks[:1], 0.01), 1, gpu_threads=1)
+    assert wall_time_s(on_a_gpu(tasks, 0.25), both, hashing_s=5.0) >= 5.0
+    slow_cores_s = wall_time_s(on_a_gpu(tasks[:1], 0.01), Crew(1, 2**40, ("cuda:0",), 1))
     assert slow_cores_s == pytest.approx(0.01 * tasks[0].time_s)
+
+
+def test_the_memory_counts_batches_for_gpus_alone_and_ends_at_the_budget():
+    matrices = [matrix(stored(n, n), View.whole((n, n))) for n in (2000, 500)]
+    large, small = plan(matrices, Settings(), RATES)
+    small = replace(small, gpu_time_s=0.1, batch=10)
+    crew = Crew(3, 2**40, ("cuda:0",), 2)
+    # One thread is the cores' own, and two take ten small ones each.
+    assert peak_bytes([large, small], crew) == large.memory_bytes + 20 * small.memory_bytes
+    assert peak_bytes([large, small], replace(crew, budget_bytes=10)) == large.memory_bytes
+    both_bytes = large.memory_bytes + small.memory_bytes
+    assert peak_bytes([large, replace(small, gpu_time_s=None)], Crew(3, 2**40)) == both_bytes
+
+
+def test_beside_a_gpu_nothing_has_all_cores():
+    (alone,) = plan([matrix(stored(4096, 4096), View.whole((4096, 4096)))], Settings(), TOGETHER)
+    assert alone.alone
+    slow_gpu = replace(TOGETHER, eigen_s=((64, 1e3), (256, 1e4)))
+    (beside,) = plan(alone.matrices, Settings(), TOGETHER, gpu=slow_gpu)
+    assert not beside.alone
+    assert beside.gpu_time_s is None
+    assert beside.time_s > alone.time_s
+
+
+def test_a_gpu_takes_as_many_at_a_time_as_it_has_room_for(caplog):
+    matrices = [matrix(stored(1000, 1000), View.whole((1000, 1000)))]
+    fast = replace(RATES, gram_flops=1e15, eigen_s=((64, 1e-9), (256, 1e-8)))
+    batching = replace(fast, batch_s=((64, 1e-10), (1024, 1e-9)))
+
+    def planned(room_bytes):
+        (task,) = plan(matrices, Settings(), RATES, gpu=batching, gpu_room_bytes=room_bytes)
+        return task
+
+    most = planned(2**40)
+    assert most.batch > 10
+    fewer = planned(most.gpu_bytes // 2)
+    assert 1 < fewer.batch < most.batch
+    assert fewer.gpu_bytes <= most.gpu_bytes // 2
+    assert not caplog.messages
+    assert planned(1000).gpu_time_s is None
+    assert caplog.messages == ["⚠️  GPU has no room for matrix (1000, 1000), left to the CPU"]

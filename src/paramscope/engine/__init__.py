@@ -37,7 +37,7 @@ class Crew:
     """Who does a run's work.
 
     Attributes:
-        workers: threads for the cores, those that serve a GPU among them.
+        workers: threads for the cores; those that serve GPUs are taken from them, but for one.
         budget_bytes: at most this much in flight.
         gpus: torch names of devices that work beside the cores.
         threads_per_gpu: that keep it at work.
@@ -54,7 +54,7 @@ class Crew:
         return self.threads_per_gpu * len(self.gpus)
 
     @property
-    def cores(self) -> int:
+    def core_threads(self) -> int:
         """Threads that serve no GPU."""
         return max(min(1, self.workers), self.workers - self.gpu_threads)
 

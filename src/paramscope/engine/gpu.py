@@ -34,7 +34,8 @@ _GRAM_SIZE = 2048
 _EIGEN_SIZES = (64, 512, 2048)
 _BATCH_SIZES = (64, 256, 1024)
 _BATCH = 8
-_PRODUCTS = threading.Lock()  # before PyTorch 2.10 threads that multiply may crash (pull 167248)
+_SHARE_OF_MEMORY = 0.8
+_PRODUCTS = threading.Lock()  # before PyTorch 2.10 threads that multiply may crash (pull 167722)
 
 
 class Gpu:
@@ -83,7 +84,7 @@ class Gpu:
         """Load the solver: threads that do so at the same time fail (pytorch issue 90613).
 
         Returns:
-            How many bytes of the device's memory are free.
+            How many bytes of the device's memory may be used: most of those that are free.
 
         Raises:
             GpuError: the device takes no work.
@@ -98,7 +99,7 @@ class Gpu:
             free_bytes, _ = torch.cuda.mem_get_info(self.device)
         except RuntimeError as error:
             raise GpuError(_first_line(error)) from error
-        return int(free_bytes)
+        return int(free_bytes * _SHARE_OF_MEMORY)
 
     @contextlib.contextmanager
     def own_errors(self) -> Iterator[None]:
@@ -237,6 +238,8 @@ def measure_gpu_rates(device: str) -> Rates:
 
     gram = gpu.empty(_GRAM_SIZE)
     block = gram.decoded(codes, DTYPES["BF16"])
+    with gpu.own_errors():
+        _wait(device)
     return Rates(
         gram_flops=_GRAM_SIZE**3 / timed(lambda: gpu.empty(_GRAM_SIZE).multiply(block)),
         eigen_s=tuple((k, solve(k, 1)) for k in _EIGEN_SIZES),

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -30,14 +30,13 @@ from paramscope.engine.gpu import Gpu
 from paramscope.engine.gram import CPU, Device, GpuError
 from paramscope.engine.plan import Task
 from paramscope.engine.schedule import Room, Schedule
-from paramscope.engine.work import Loaded, measure, refused, tell_fallback
+from paramscope.engine.work import Loaded, measure, refused
 
 _log = logging.getLogger(__name__)
 
 Cut = Callable[[View], Codes]
 
 _SHARE_OF_FREE_MEMORY = 0.6
-_SHARE_OF_GPU_MEMORY = 0.8
 _LEAVE_GPU_S = 5.0
 _TAKES_NO_WORK = "⚠️  GPU %s takes no work (%s), going on without"
 _GATHER_S = 0.05
@@ -117,7 +116,6 @@ def _run(tasks: list[Task], checkpoint: Checkpoint, crew: Crew) -> Iterator[list
     gpus = _usable(crew.gpus)
     rooms = {name: room for name, (_, room) in gpus.items()}
     crew = replace(crew, gpus=tuple(gpus))
-    tasks = _with_room(tasks, rooms)
     schedule = Schedule(tasks, Room(crew.budget_bytes), rooms, crew.threads_per_gpu)
     workers = _Workers(schedule, checkpoint)
     on_gpus = workers.start(crew, [gpu for gpu, _ in gpus.values()])
@@ -132,8 +130,9 @@ def _run(tasks: list[Task], checkpoint: Checkpoint, crew: Crew) -> Iterator[list
                 raise errors[0]
     finally:
         schedule.stop()
+        until = time.monotonic() + _LEAVE_GPU_S
         for thread in on_gpus:  # Python must not end while one of them is inside torch
-            thread.join(_LEAVE_GPU_S)
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 class _Workers:
@@ -151,17 +150,17 @@ class _Workers:
     def start(self, crew: Crew, gpus: Sequence[Gpu]) -> list[threading.Thread]:
         """Begin on all threads; gives those that serve GPUs."""
         if self._checkpoint.source.remote:
-            ahead: queue.Queue[_Ready | None] = queue.Queue(maxsize=crew.cores)
-            _start(partial(_read_ahead, self.next_ready, ahead), crew.cores)
-            _start(partial(self.work, ahead.get), crew.cores)
+            ahead: queue.Queue[_Ready | None] = queue.Queue(maxsize=crew.core_threads)
+            _start(partial(_read_ahead, self.next_ready, ahead), crew.core_threads)
+            _start(partial(self.work, ahead.get), crew.core_threads)
         else:
-            _start(partial(self.work, self.next_ready), crew.cores)
+            _start(partial(self.work, self.next_ready), crew.core_threads)
         serving = [gpu for gpu in gpus for _ in range(crew.threads_per_gpu)]
-        then_for_cores = crew.workers - crew.cores
+        taken_from_cores = crew.workers - crew.core_threads
         return [
             thread
             for at, gpu in enumerate(serving)
-            for thread in _start(partial(self.serve, gpu, stays=at < then_for_cores))
+            for thread in _start(partial(self.serve, gpu, from_cores=at < taken_from_cores))
         ]
 
     def next_ready(self, gpu: Gpu | None = None) -> _Ready | None:
@@ -186,11 +185,12 @@ class _Workers:
                 self._done(item.tasks, name, outcome)
             del item  # the bytes go before the next ones come
 
-    def serve(self, gpu: Gpu, *, stays: bool) -> None:
+    def serve(self, gpu: Gpu, *, from_cores: bool) -> None:
         """The work of one thread of a GPU, which ends early where the GPU takes no more.
 
         Args:
-            stays: whether another thread then helps the cores with what is left.
+            from_cores: whether the cores get a thread for it then; a new one, as nobody need wait
+                for that to end.
         """
         try:
             with gpu.own_stream():
@@ -199,7 +199,7 @@ class _Workers:
             _log.warning(_TAKES_NO_WORK, gpu.device, error)
         finally:
             self._schedule.leave(gpu.device)
-            if stays:
+            if from_cores:
                 _start(partial(self.work, self.next_ready))
 
     def _done(self, taken: list[Task], gpu: str, outcome: list[list[Result]] | Exception) -> None:
@@ -217,25 +217,12 @@ def _usable(names: Sequence[str]) -> dict[str, tuple[Gpu, Room]]:
     for name in names:
         gpu = Gpu(name)
         try:
-            free_bytes = gpu.prepare()
+            room_bytes = gpu.prepare()
         except GpuError as error:
             _log.warning(_TAKES_NO_WORK, name, error)
             continue
-        found[name] = gpu, Room(int(free_bytes * _SHARE_OF_GPU_MEMORY))
+        found[name] = gpu, Room(room_bytes)
     return found
-
-
-def _with_room(tasks: Sequence[Task], rooms: Mapping[str, Room]) -> list[Task]:
-    """The tasks; what no GPU has room for is left to the cores, and a warning tells of it."""
-    largest_bytes = max((room.budget_bytes for room in rooms.values()), default=0)
-    fitting = []
-    for task in tasks:
-        if rooms and task.gpu_time_s is not None and task.gpu_bytes > largest_bytes:
-            for matrix in task.matrices:
-                tell_fallback("OOM", matrix)
-            task = replace(task, gpu_time_s=None)
-        fitting.append(task)
-    return fitting
 
 
 def _read_ahead(next_ready: Callable[[], _Ready | None], ahead: queue.Queue[_Ready | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +12,12 @@ import psutil
 
 from paramscope.anatomy import Matrix
 from paramscope.checkpoint import PackedTensor
-from paramscope.engine import Settings
+from paramscope.engine import Crew, Settings
 from paramscope.engine.calibration import Rates
 from paramscope.engine.factors import factors_of
 from paramscope.engine.work import is_truncated, wants_spectrum
+
+_log = logging.getLogger(__name__)
 
 _FLOAT64_BYTES = 8
 _BLOCK_ELEMENTS = 2**22  # 32 MiB in float64: most matrices are one block, and one product
@@ -91,12 +94,14 @@ def plan(
     *,
     remote: bool = False,
     gpu: Rates | None = None,
+    gpu_room_bytes: int = 2**62,
 ) -> list[Task]:
     """Group matrices into tasks, the costliest first.
 
     Args:
         remote: reads are requests over the network, so nothing is gathered row by row.
         gpu: the rates of a GPU, where there is one.
+        gpu_room_bytes: what may be taken of its memory.
     """
     largest_bytes = psutil.virtual_memory().total
     patterns: dict[tuple[Any, ...], Task] = {}  # tens of thousands of experts have one shape
@@ -105,7 +110,8 @@ def plan(
         key = _pattern_of(group)
         if key not in patterns:
             task = _task(group, settings, rates, largest_bytes, remote=remote)
-            task = task if gpu is None else _with_gpu(task, rates, gpu)
+            if gpu is not None:
+                task = _with_gpu(task, rates, gpu, gpu_room_bytes)
             patterns[key] = replace(task, pattern=len(patterns))
         tasks.append(patterns[key].moved_to(group))
     return sorted(tasks, key=lambda task: (-task.time_s, task.pattern))
@@ -117,36 +123,32 @@ def largest_short_side(matrices: Iterable[Matrix]) -> int:
     return max((min(m.rows, m.columns) for m in by_gram), default=0)
 
 
-def wall_time_s(
-    tasks: Sequence[Task], workers: int, hashing_s: float = 0.0, gpu_threads: int = 0
-) -> float:
+def wall_time_s(tasks: Sequence[Task], crew: Crew, hashing_s: float = 0.0) -> float:
     """Estimated time of all tasks, the costliest first, and of hashing files beside them.
 
     GPUs take the costliest of what they do faster, the cores the rest of it and all else.
 
     Args:
-        workers: threads of cores.
         hashing_s: on one core.
-        gpu_threads: of all GPUs together.
     """
     light_s = sum(task.time_s for task in tasks if task.is_light)
-    for_gpus = [task for task in tasks if task.gpu_time_s is not None] if gpu_threads else []
+    for_gpus = [task for task in tasks if task.gpu_time_s is not None] if crew.gpus else []
     cores_s = sum(task.time_s for task in tasks) - light_s + hashing_s
-    gpus_s, both_s = 0.0, cores_s / workers
+    gpus_s, both_s = 0.0, cores_s / crew.core_threads
     for task in for_gpus:
         gpus_s += task.gpu_time_s or 0.0
         cores_s -= task.time_s
-        both_s = min(both_s, max(gpus_s / gpu_threads, cores_s / workers))
+        both_s = min(both_s, max(gpus_s / crew.gpu_threads, cores_s / crew.core_threads))
     return max(hashing_s, both_s + light_s)
 
 
-def peak_bytes(tasks: Sequence[Task], workers: int, gpu_threads: int = 0) -> int:
+def peak_bytes(tasks: Sequence[Task], crew: Crew) -> int:
     """At most what the tasks hold of the main memory at one time, besides the program."""
-    beside = [task for task in tasks if gpu_threads or not task.alone]
-    largest = sorted((task.memory_bytes for task in beside), reverse=True)
-    batch = max((task.batch for task in tasks), default=1)
     one_by_one = max((task.memory_bytes for task in tasks), default=0)
-    return max(one_by_one, sum(largest[: workers + gpu_threads * batch]))
+    largest = sorted((task.memory_bytes for task in tasks if not task.alone), reverse=True)
+    batches = (task.memory_bytes * task.batch for task in tasks if task.gpu_time_s is not None)
+    side_by_side = sum(largest[: crew.core_threads]) + crew.gpu_threads * max(batches, default=0)
+    return max(one_by_one, min(side_by_side, crew.budget_bytes))
 
 
 def _pattern_of(group: Sequence[Matrix]) -> tuple[Any, ...]:
@@ -160,24 +162,31 @@ def _pattern_of(group: Sequence[Matrix]) -> tuple[Any, ...]:
     return (first.tensor.dtype.name, first.tensor.scheme, first.tensor.shape, views)
 
 
-def _with_gpu(task: Task, rates: Rates, gpu: Rates) -> Task:
-    """The task with what it takes on a GPU, where that is less."""
+def _with_gpu(task: Task, rates: Rates, gpu: Rates, room_bytes: int) -> Task:
+    """The task with what it takes on a GPU, where that is less; beside a GPU nothing is alone."""
+    task = replace(task, time_s=_time_s(task, rates), alone=False)
     spectral = task.settings.svd and task.settings.method == "exact"
     if task.is_light or not spectral or any(m.refusal or factors_of(m) for m in task.matrices):
         return task
+    k = max(min(matrix.rows, matrix.columns) for matrix in task.matrices)
+    each_bytes = _FLOAT64_BYTES * _GPU_COPIES * k**2
+    fitting = (room_bytes - _GPU_BLOCKS_BYTES) // each_bytes
     # A core reads the bytes and counts the codes all the same.
     gpu = replace(gpu, element_s=rates.element_s, overhead_s=rates.overhead_s)
-    time_s = _time_s(task, gpu)
-    k = max(min(matrix.rows, matrix.columns) for matrix in task.matrices)
-    batch = 1
+    time_s, batch = _time_s(task, gpu), 1
     if len(task.matrices) == 1 and gpu.batch_s and k <= gpu.batch_s[-1][0]:
         batch_time_s = _time_s(task, replace(gpu, eigen_s=gpu.batch_s))
         if batch_time_s < time_s:
             time_s = batch_time_s
-            batch = max(1, min(_LARGEST_BATCH, _BATCH_BYTES // (_FLOAT64_BYTES * k**2)))
+            most = min(_LARGEST_BATCH, _BATCH_BYTES // (_FLOAT64_BYTES * k**2), fitting)
+            batch = max(1, most)
     if time_s >= task.time_s:
         return task
-    gpu_bytes = _FLOAT64_BYTES * _GPU_COPIES * batch * k**2 + _GPU_BLOCKS_BYTES
+    if fitting < 1:
+        shape = (task.matrices[0].rows, task.matrices[0].columns)
+        _log.warning("⚠️  GPU has no room for matrix %s, left to the CPU", shape)
+        return task
+    gpu_bytes = batch * each_bytes + _GPU_BLOCKS_BYTES
     return replace(task, gpu_time_s=time_s, gpu_bytes=gpu_bytes, batch=batch)
 
 

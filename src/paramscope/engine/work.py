@@ -93,14 +93,10 @@ def measure(
     # The exception is gone, and with it what the attempt held on the device.
     if len(items) > 1:
         return [result for item in items for result in measure([item], settings, device)]
-    tell_fallback(problem, items[0][0])
-    return _measure(items, settings, CPU)
-
-
-def tell_fallback(problem: str, matrix: Matrix) -> None:
-    """Warn that the CPU takes a matrix over from a GPU."""
+    matrix, _ = items[0]
     shape = (matrix.rows, matrix.columns)
     _log.warning("⚠️  GPU %s, falling back to CPU for matrix %s", problem, shape)
+    return _measure(items, settings, CPU)
 
 
 def _measure(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from paramscope.anatomy import Matrix
@@ -50,7 +50,10 @@ def structure_view(structure: Structure) -> Iterator[str]:
     if refused:
         yield f"Refused:    {len(refused):,}, such as {printable(refused[0].tensor.name, 50)}:"
         yield f"            {printable(refused[0].refusal, 66)}"
-    devices = " and ".join((*structure.gpus, "the cores here"))
+    gpus = [f"{count} × {name}" for name, count in Counter(structure.gpus).items()]
+    if gpus:
+        yield f"GPUs:       {printable(', '.join(gpus), 66)}"
+    devices = "the GPUs and cores here" if gpus else "the cores here"
     yield (
         f"A full analysis on {devices} takes about {duration_text(structure.time_s)} "
         f"and {bytes_text(structure.memory_bytes)} of memory."
