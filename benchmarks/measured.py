@@ -34,7 +34,7 @@ class Finished:
 
 
 class FailedError(Exception):
-    """A command that failed, or took too long; the message is what it printed last."""
+    """A command that failed, or took too long; the last line says why."""
 
 
 def timed(command: Sequence[str], *, limit_s: float | None = None) -> Finished:
@@ -47,17 +47,24 @@ def timed(command: Sequence[str], *, limit_s: float | None = None) -> Finished:
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         late = threading.Timer(limit_s or threading.TIMEOUT_MAX, process.kill)
+        late.daemon = True
         late.start()
-        out = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            out = process.stdout.read()
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            late.cancel()
         wall_s = time.perf_counter() - started
-        late.cancel()
         errors.seek(0)
-        warned = errors.read()
+        said = errors.read().strip()
     if status:
-        was_late = limit_s is not None and wall_s >= limit_s
-        raise FailedError(f"not done in {limit_s:.0f} s" if was_late else warned.strip()[-2000:])
-    sys.stderr.write("".join(line for line in warned.splitlines(True) if "⚠️" in line))
+        if limit_s is not None and wall_s >= limit_s:
+            said = f"not done in {limit_s:.0f} s"
+        raise FailedError(f"{' '.join(command)[:200]}\n{said[-2000:] or f'status {status}'}")
+    sys.stderr.write("".join(f"{line}\n" for line in said.splitlines() if "⚠️" in line))
     return Finished(wall_s, usage.ru_maxrss / 1024, out)
 
 
@@ -100,7 +107,7 @@ def machine() -> dict[str, Any]:
         "cores": CORES,
         "memory_gib": round(memory / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
-        "gpu": _gpu(),
+        "gpu": _gpu() if "cuda" in sys.argv else "",
     }
 
 

@@ -22,9 +22,11 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from measured import CORES, FailedError, record, seconds, timed, times
+from measured import CORES, FailedError, Finished, record, seconds, timed, times
 from paramscope import Run
 from shapes import SHAPES, tensors_of, write_checkpoint
 
@@ -173,15 +175,14 @@ def compare(choice: argparse.Namespace, folder: Path) -> None:
         dtype, solve = LOOPS[label]
         loop = LOOP.format(dtype=dtype, solve=solve, device=choice.device)
         name = f"torch {label}".replace("torch numpy", "numpy")
-        try:
-            other = timed([sys.executable, "-c", loop, str(file)], limit_s=choice.limit_s)
-        except FailedError as problem:
-            rows.append([f"{name}: {str(problem).splitlines()[-1][:60]}", 0.0, 0])
-        else:
-            rows.append([name, float(other.out.split()[-1]), other.peak_mib])
+        script = [sys.executable, "-c", loop, str(file)]
+        rows.append(
+            beside(name, script, choice.limit_s, lambda other: float(other.out.split()[-1]))
+        )
     if choice.weightwatcher_python:
-        other = timed([choice.weightwatcher_python, "-c", WEIGHTWATCHER, str(source)])
-        rows.append(["WeightWatcher analyze, whole process", other.wall_s, other.peak_mib])
+        script = [choice.weightwatcher_python, "-c", WEIGHTWATCHER, str(source)]
+        name = "WeightWatcher analyze, whole process"
+        rows.append(beside(name, script, choice.limit_s, lambda other: other.wall_s))
     shown = [
         [
             what,
@@ -203,6 +204,17 @@ def compare(choice: argparse.Namespace, folder: Path) -> None:
         ["", "seconds", "to ours", "peak MiB"],
         shown,
     )
+
+
+def beside(
+    name: str, script: Sequence[str], limit_s: float | None, seconds_of: Callable[[Finished], float]
+) -> list[Any]:
+    """A row of another tool; one that fails costs its own line only."""
+    try:
+        other = timed(script, limit_s=limit_s)
+    except FailedError as problem:
+        return [f"{name}: {str(problem).splitlines()[-1][:60]}", 0.0, 0]
+    return [name, seconds_of(other), other.peak_mib]
 
 
 def difference(a: Run, b: Run) -> str:
