@@ -146,7 +146,7 @@ class Hub:
         self.page_size = 1000
         self.signature = 0
         self.lock = threading.Lock()
-        self.stopping = threading.Event()
+        self.let_go = threading.Event()  # of what is delayed or stalled
         self.stalled = threading.Event()
         self.url = self.cdn_url = ""
 
@@ -174,8 +174,11 @@ class Hub:
         return self.faults[-1]
 
     def behave(self) -> None:
+        """From now on; what is delayed or stalled ends."""
         self.faults.clear()
         self.log.clear()
+        self.let_go.set()
+        self.let_go = threading.Event()
 
     def expire_signatures(self) -> None:
         self.signature += 1
@@ -210,7 +213,7 @@ def hub_server() -> Iterator[Hub]:
     try:
         yield hub
     finally:
-        hub.stopping.set()
+        hub.let_go.set()
         for server in servers:
             server.shutdown()
             server.server_close()
@@ -267,7 +270,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.hub.lock:
             self.hub.log.append(request)
             fault = next((f for f in self.hub.faults if f.strikes(request)), Fault())
-        self.hub.stopping.wait(fault.delay_s)
+        self.hub.let_go.wait(fault.delay_s)
         with contextlib.suppress(ConnectionError):
             if fault.status:
                 extra = {"Retry-After": fault.retry_after} if fault.retry_after else {}
@@ -410,7 +413,7 @@ class _Handler(BaseHTTPRequestHandler):
         if whole < len(body):
             if fault.stall_after is not None:
                 self.hub.stalled.set()
-                self.hub.stopping.wait(30)
+                self.hub.let_go.wait()
             self.close_connection = True
 
     def json(self, request: Request, value: object, headers: Mapping[str, str] = {}) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +25,7 @@ def run(*arguments, check: int | None = 0, **options) -> subprocess.CompletedPro
     else:
         command = [sys.executable, "-m", "paramscope", *map(str, arguments)]
     found = subprocess.run(
-        command, capture_output=True, text=True, encoding="utf-8", timeout=120, **options
+        command, capture_output=True, text=True, encoding="utf-8", timeout=600, **options
     )
     if check is not None:
         assert found.returncode == check, found.stderr
@@ -146,35 +144,6 @@ def test_a_file_where_the_folder_should_be_is_said_before_the_work(model, tmp_pa
     found = run("analyze", model, "--out", tmp_path / "file", check=2)
     assert "cannot be written" in found.stderr
     assert (tmp_path / "file").read_text() == "kept"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to one process")
-def test_ctrl_c_is_exit_130_and_keeps_finished_rows(write_checkpoint, tmp_path):
-    rng = np.random.default_rng(0)
-    folder = write_checkpoint(
-        {f"model.layers.{i}.mlp.up_proj.weight": rng.standard_normal((900, 900)) for i in range(40)}
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "paramscope",
-        "analyze",
-        str(folder),
-        "--out",
-        str(tmp_path / "r"),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    journal = tmp_path / "r" / "journal.sqlite"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (journal.exists() and journal.stat().st_size > 2**15):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "Interrupted. What is finished is kept" in errors and "Traceback" not in errors
-    again = run("analyze", folder, "--out", tmp_path / "r")
-    assert "goes on after" in again.stderr
-    assert "nothing to do" in run("analyze", folder, "--out", tmp_path / "r").stderr
 
 
 def test_a_reader_that_leaves_is_no_crash(model, tmp_path):

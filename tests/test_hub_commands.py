@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from safetensors.numpy import save
 
 from handmade import header_of
 from hub_server import Hub, Sparse, hub_server
+from journals import wait_for_rows
 from paramscope import Run
 
 CONFIG = json.dumps({"model_type": "llama", "num_attention_heads": 4}).encode()
@@ -78,7 +78,7 @@ def start(hub: Hub, folder: Path, *arguments) -> subprocess.Popen[str]:
 
 def run(hub: Hub, folder: Path, *arguments, check: int = 0) -> tuple[str, str]:
     process = start(hub, folder, *arguments)
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=600)
     assert process.returncode == check, errors
     assert TOKEN not in out + errors
     return out, errors
@@ -171,40 +171,40 @@ def test_inspect_of_ninety_thousand_remote_tensors_fetches_headers_only(hub, tmp
 def test_a_stream_killed_and_resumed_does_not_fetch_again_what_was_done(hub, tmp_path):
     files = sharded(layers=40, hidden=320)
     hub.add("org/name", files)
-    hub.misbehave(file=".safetensors", delay_s=0.02)
+    hub.misbehave(file=".safetensors", skip=60, stall_after=0)
     arguments = ("analyze", "org/name", "--stream", "--out", "r")
     process = start(hub, tmp_path, *arguments, "--workers", "1")
-    journal = tmp_path / "r" / "journal.sqlite"
-    deadline = time.monotonic() + 60
-    done = 0
-    while time.monotonic() < deadline and done < 20:
-        time.sleep(0.01)
-        done = rows_in(journal)  # read while another writes: 0 where that cannot be had just now
+    done = wait_for_rows(tmp_path / "r" / "journal.sqlite", 20, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert 20 <= done < 121
-    before = served(hub, files)
+    hub.behave()
     _, errors = run(hub, tmp_path, *arguments)
     assert re.search(r"goes on after \d+ of 121", errors)
     headers_bytes = 2**17
     rest = weight_bytes(files) - done_bytes(tmp_path / "r", done, files)
-    assert served(hub, files) - before <= 1.02 * rest + headers_bytes
+    assert served(hub, files) <= 1.02 * rest + headers_bytes
     run(hub, tmp_path, "analyze", "org/name", "--stream", "--out", "undisturbed")
     assert table(tmp_path / "r") == table(tmp_path / "undisturbed")
 
 
-def rows_in(journal: Path) -> int:
-    import sqlite3
-
-    if not journal.is_file():
-        return 0
-    try:
-        with sqlite3.connect(f"file:{journal}?mode=ro&nolock=1", uri=True) as connection:
-            count = connection.execute("SELECT COUNT(*) FROM rows").fetchone()[0]
-        connection.close()
-    except sqlite3.Error:
-        return 0
-    return int(count)
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to one process")
+def test_ctrl_c_is_exit_130_and_keeps_finished_rows(hub, tmp_path):
+    hub.add("org/name", sharded())
+    hub.misbehave(file=".safetensors", skip=15, stall_after=0)
+    arguments = ("analyze", "org/name", "--stream", "--out", "r")
+    process = start(hub, tmp_path, *arguments)
+    assert 0 < wait_for_rows(tmp_path / "r" / "journal.sqlite", 1, process) < 25
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "Interrupted. What is finished is kept" in errors
+    assert "Traceback" not in errors
+    hub.behave()
+    _, errors = run(hub, tmp_path, *arguments)
+    assert "goes on after" in errors
+    _, errors = run(hub, tmp_path, *arguments)
+    assert "nothing to do" in errors
 
 
 def done_bytes(folder: Path, done: int, files: dict[str, bytes]) -> int:

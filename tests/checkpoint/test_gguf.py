@@ -492,7 +492,7 @@ def test_large_vocabularies_are_skipped_and_read_when_asked_for(tmp_path):
         "tokenizer.ggml.token_type": [1] * 256_000,
     }
     path = gguf_files.write(tmp_path / "m.gguf", {"w": np.ones((2, 2), np.float32)}, metadata)
-    assert lines_run(lambda: opened(path)) < 6 * (256_000 + 256_000)
+    assert lines_run(lambda: opened(path)) < 20 * (256_000 + 256_000)
     checkpoint = opened(path)
     vocabulary = read_vocabulary(checkpoint.source, "m.gguf", checkpoint.own_tokens)
     assert (len(vocabulary), vocabulary.text(255_999)) == (256_000, "token-255999")

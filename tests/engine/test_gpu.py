@@ -124,7 +124,7 @@ def test_cores_do_what_a_gpu_leaves_behind():
     waiting.join(0.1)
     assert not taken
     schedule.leave("cuda:0")
-    waiting.join(5)
+    waiting.join()
     assert [t.time_s for t in taken] == [9.0]
 
 
@@ -147,7 +147,7 @@ def test_a_gpu_starts_no_more_than_its_memory_holds():
     waiting.join(0.1)
     assert not taken
     schedule.give_back([first], "cuda:0")
-    waiting.join(5)
+    waiting.join()
     assert [t.gpu_bytes for t in taken] == [30]
 
 

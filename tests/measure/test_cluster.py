@@ -107,7 +107,7 @@ def test_rows_go_to_the_nearest_centre():
     assert np.mean(nearest_centre(X, C.astype(np.float32)) == nearest) > 0.999
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n=st.integers(1, 40), different=st.integers(1, 6), k=st.integers(1, 12))
 def test_there_are_never_more_clusters_than_different_rows(n, different, k):
     rng = np.random.default_rng(n)

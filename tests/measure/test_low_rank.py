@@ -34,7 +34,7 @@ def test_a_planted_spectrum_is_found_within_its_bound(m, n, spread):
     assert found.sum_of_squares == pytest.approx(float((s**2).sum()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(m=st.integers(1, 40), n=st.integers(1, 40), r=st.integers(1, 50), seed=st.integers(0, 999))
 def test_it_agrees_with_the_svd_of_the_product(m, n, r, seed):
     local = np.random.default_rng(seed)

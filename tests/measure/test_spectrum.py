@@ -34,7 +34,7 @@ def fast(W: np.ndarray):
     return spectrum_of_eigenvalues(eigenvalues_of_gram(gram), long_side=max(rows, columns))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.integers(1, 60),
     columns=st.integers(1, 60),
@@ -89,7 +89,7 @@ def test_a_spectrum_that_contradicts_the_norm_is_not_settled():
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=st.integers(2, 40), columns=st.integers(2, 40), seed=st.integers(0, 1000))
 def test_measures_are_invariant_under_transposition_scaling_and_rotation(rows, columns, seed):
     local = np.random.default_rng(seed)

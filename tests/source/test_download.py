@@ -25,7 +25,7 @@ from paramscope.source.fetch import DownloadProgress
 from paramscope.source.local import LocalSource
 from paramscope.source.retries import Retries
 
-QUICK = Retries(tries=3, first_wait_s=0.01, timeout_s=5.0)
+QUICK = Retries(tries=3, first_wait_s=0.01, timeout_s=600.0)
 MODEL = "org/name"
 RANDOM = random.Random(1)
 SHARDS = {f"model-0000{n}-of-00003.safetensors": RANDOM.randbytes(700_000) for n in (1, 2, 3)}
@@ -318,13 +318,13 @@ def test_a_folder_that_cannot_be_written_is_an_error(
 
 
 def test_two_downloads_do_not_write_into_one_folder(model: Hub, get: Callable[..., DownloadResult]):
-    model.misbehave(file=FIRST, method="GET", delay_s=1.0, times=1)
+    model.misbehave(file=FIRST, method="GET", stall_after=10, times=1)
     thread = threading.Thread(target=get)
     thread.start()
-    while not model.requests(FIRST, method="GET"):
-        pass
+    model.stalled.wait()
     with pytest.raises(SourceError, match="another download is writing here"):
         get()
+    model.behave()
     thread.join()
     assert set(states(get()).values()) == {"present"}
 

@@ -50,7 +50,7 @@ def started(tmp_path: Path):
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=600)
     return process.returncode, output, errors
 
 
@@ -78,7 +78,7 @@ def test_killed_inside_a_file_it_goes_on_inside_it(tmp_path: Path, started):
         hub.add(MODEL, FILES)
         hub.misbehave(file=FIRST, method="GET", beyond=1, stall_after=1_000_000)
         process = started(hub)
-        assert hub.stalled.wait(30)
+        assert hub.stalled.wait()
         part = None
         while part is None or part.stat().st_size == 0:
             part = next((tmp_path / "out").rglob(f".{FIRST}.*.part"), None)
@@ -99,7 +99,7 @@ def test_killed_between_files_it_fetches_only_the_others(tmp_path: Path, started
         hub.add(MODEL, FILES)
         hub.misbehave(file=SECOND, method="GET", stall_after=10)
         process = started(hub)
-        assert hub.stalled.wait(30)
+        assert hub.stalled.wait()
         record = tmp_path / "out" / MODEL / ".paramscope.json"
         while FIRST not in (json.loads(record.read_bytes())["files"] if record.is_file() else {}):
             time.sleep(0.01)

@@ -530,7 +530,7 @@ def test_peft_agrees_on_which_pattern_a_module_fits() -> None:
 )
 def test_expressions_that_may_take_long_are_not_matched(pattern: str) -> None:
     config = AdapterConfig({"peft_type": "LORA", "r": 4, "rank_pattern": {pattern: 2}})
-    assert config.rank("a" * 20_000 + "c") is None  # matched, each would take for ever
+    assert config.rank("a" * 20_000 + "c") is None  # matched, most would take for ever
 
 
 def test_many_slow_expressions_are_refused() -> None:
