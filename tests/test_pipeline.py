@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -18,7 +19,7 @@ from safetensors.numpy import load_file
 import paramscope
 from journals import wait_for_rows
 from paramscope import pipeline
-from paramscope.errors import CheckpointError, RunError, UsageError
+from paramscope.errors import CheckpointError, RunError, SourceError, UsageError
 
 LLAMA = {
     "model_type": "llama",
@@ -184,8 +185,44 @@ def test_other_settings_need_another_folder_or_fresh(model, tmp_path):
 def test_a_changed_file_is_another_checkpoint(model, write_checkpoint, tmp_path):
     analyze(model, tmp_path)
     write_checkpoint(llama(layers=3), config=LLAMA)
-    with pytest.raises(RunError, match="differs in checkpoint"):
+    with pytest.raises(RunError, match=r"differs in the weights \(of another model, or changed"):
         analyze(model, tmp_path)
+
+
+@pytest.mark.parametrize("same_time", [False, True])
+def test_other_values_under_the_same_headers_are_another_checkpoint(
+    write_checkpoint, tmp_path, same_time
+):
+    model = write_checkpoint({"w": np.ones((8, 8))})
+    was = (model / "model.safetensors").stat()
+    assert analyze(model, tmp_path).rows[0]["actual_rank"] == 1
+    write_checkpoint({"w": np.eye(8)})
+    if same_time:
+        os.utime(model / "model.safetensors", ns=(was.st_atime_ns, was.st_mtime_ns))
+    with pytest.raises(RunError, match="differs in the weights"):
+        analyze(model, tmp_path)
+    assert analyze(model, tmp_path, fresh=True).rows[0]["actual_rank"] == 8
+
+
+def test_one_value_changed_anywhere_is_another_checkpoint(write_checkpoint, tmp_path):
+    weights = np.ones((1000, 1000))
+    model = write_checkpoint({"w": weights})
+    analyze(model, tmp_path)
+    weights[123, 456] = 2.0
+    write_checkpoint({"w": weights})
+    with pytest.raises(RunError, match="differs in the weights"):
+        analyze(model, tmp_path)
+
+
+def test_a_file_that_changes_while_it_is_measured_ends_in_an_error(model, tmp_path):
+    def rewrite(progress):
+        if progress.done == progress.total:
+            path = model / "model.safetensors"
+            path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+    with pytest.raises(SourceError, match="changed while it was measured"):
+        analyze(model, tmp_path, progress=rewrite)
+    assert not (tmp_path / "run" / "params.csv").exists()
 
 
 def test_workers_change_nothing_in_the_table(model, tmp_path):

@@ -17,6 +17,7 @@ from paramscope.checkpoint import Checkpoint
 from paramscope.checkpoint.open import open_checkpoint
 from paramscope.engine.calibration import compare
 from paramscope.engine.local import run_tasks
+from paramscope.errors import SourceError
 from paramscope.monitor import HashWork, Monitor
 from paramscope.options import Options
 from paramscope.planning import Planned, plan_run
@@ -116,11 +117,21 @@ def analyze_source(source: Source, options: Options, progress: OnProgress) -> Ru
                 "wall_s": round(time.perf_counter() - started, 3),
                 "matrices_s": round(journal.time_s(), 3),
             }
+            _check_unchanged(checkpoint)
             rows = write_tables(folder, journal, (*options.formats, "parquet"))
             write_spectra(folder / SPECTRA, journal.entries(spectra=True))
             facts = run_facts(checkpoint, options, planned.crew, hashes, timing)
             write_meta(folder, {**facts, **verdict(checkpoint, rows)})
     return Run(folder)
+
+
+def _check_unchanged(checkpoint: Checkpoint) -> None:
+    for file, state in checkpoint.states.items():
+        if checkpoint.source.state(file) != state:
+            raise SourceError(
+                f"{file}: changed while it was measured. Wait until it is whole, and start over "
+                "with --fresh."
+            )
 
 
 def folder_name(model_id: str) -> str:
@@ -130,7 +141,7 @@ def folder_name(model_id: str) -> str:
 
 def _identity(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
     return {
-        "checkpoint": checkpoint.header_digest,
+        "checkpoint": checkpoint.digest,
         "version": paramscope.__version__,
         **asdict(options.settings),
     }

@@ -22,6 +22,7 @@ from paramscope.source import download as download_module
 from paramscope.source import fetch as fetch_module
 from paramscope.source.download import DownloadResult, download
 from paramscope.source.fetch import DownloadProgress
+from paramscope.source.hub import HubId, open_hub
 from paramscope.source.local import LocalSource
 from paramscope.source.retries import Retries
 
@@ -395,3 +396,14 @@ def test_a_missing_model_writes_nothing(get: Callable[..., DownloadResult], tmp_
     with pytest.raises(SourceError, match="no such model"):
         get("org/missing")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_downloaded_file_is_known_as_the_one_on_the_hub(
+    model: Hub, get: Callable[..., DownloadResult]
+):
+    local = LocalSource(get().folder)
+    remote = open_hub(HubId(MODEL), endpoint=model.url)
+    assert local.state(FIRST) == remote.state(FIRST)
+    (local.folder / FIRST).write_bytes(bytes(len(SHARDS[FIRST])))
+    assert local.state(FIRST) != remote.state(FIRST)
+    remote.close()

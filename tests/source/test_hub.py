@@ -402,7 +402,6 @@ def test_a_checkpoint_reads_the_same_from_the_hub_as_from_the_disk(
     here, there = open_checkpoint(LocalSource(folder)), open_checkpoint(opened(hub))
     assert there.tensors == here.tensors
     assert there.config == here.config
-    assert there.header_digest == here.header_digest
     for tensor in here.tensors:
         same = there.read(tensor, 0, tensor.numel) == here.read(tensor, 0, tensor.numel)
         assert same.all()

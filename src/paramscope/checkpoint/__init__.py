@@ -246,9 +246,10 @@ class Checkpoint:
         config: `config.json`, or {} where there is none that can be read.
         read_stored: elements `start … stop` of a stored tensor in C order, as codes, 1-D;
             thread-safe.
-        header_digest: SHA-256 over names, sizes and headers of the weight files, and over the
-            configuration; the identity
-            of the checkpoint as far as it is known without reading every byte.
+        digest: SHA-256 over names, headers and states of the weight files, and over the
+            configuration: the identity of the checkpoint, as far as it is known without reading
+            every byte.
+        states: of each weight file, as `Source.state` gave it.
         notes: what a user should know about the files, in sentences.
         own_tokens: the vocabulary that the weight files hold; None where they hold none.
     """
@@ -259,10 +260,11 @@ class Checkpoint:
     stored: tuple[StoredTensor, ...]
     weight_files: tuple[str, ...]
     read_stored: ReadElements
-    header_digest: str
+    digest: str
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     own_tokens: TokenList | None = None
+    states: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, tensor: StoredTensor, start: int, stop: int) -> Codes:
         """Elements `start … stop` of a tensor in C order, 1-D: codes of its dtype."""

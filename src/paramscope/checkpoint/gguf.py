@@ -52,7 +52,7 @@ def open_gguf(source: Source, files: Sequence[str], index: str | None) -> Checkp
         stored=tuple(one.stored for one in placed),
         weight_files=tuple(header.file for header in headers),
         read_stored=partial(read_elements, source),
-        header_digest=digest.hexdigest(),
+        digest=digest.hexdigest(),
         config=_config(headers, shapes),
         notes=(*notes, *notes_on(first, shapes)),
         own_tokens=_own_tokens(source, _main(headers)),

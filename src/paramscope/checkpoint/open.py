@@ -56,16 +56,18 @@ def open_checkpoint(source: Source, container: str | None = None) -> Checkpoint:
     config = {**(parsed if isinstance(parsed, dict) else {}), **checkpoint.config}
     tensors = unpack(checkpoint.tensors, config, read=checkpoint.read_stored, read_json=read_text)
     notes = adapter_notes(tensors, read_text)
+    states = {file: source.state(file) for file in checkpoint.weight_files}
     return replace(
         checkpoint,
         tensors=tensors,
         config=config,
-        header_digest=_digest(checkpoint.header_digest, texts),
+        digest=_digest(checkpoint.digest, states, texts),
+        states=states,
         notes=(*choice.notes, *checkpoint.notes, *notes),
     )
 
 
-def _digest(header_digest: str, texts: Mapping[str, Any]) -> str:
-    """The headers, and what the configuration says of how matrices are cut and codes decoded."""
-    said = json.dumps(texts, sort_keys=True)
-    return hashlib.sha256(f"{header_digest}\0{said}".encode()).hexdigest()
+def _digest(headers: str, states: Mapping[str, str], texts: Mapping[str, Any]) -> str:
+    """Headers, contents, and what the configuration says of how matrices are cut and decoded."""
+    said = json.dumps([states, texts], sort_keys=True)
+    return hashlib.sha256(f"{headers}\0{said}".encode()).hexdigest()

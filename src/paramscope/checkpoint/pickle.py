@@ -76,7 +76,7 @@ def open_pickle(source: Source, files: Sequence[str], index: str | None) -> Chec
         stored=tensors,
         weight_files=tuple(files),
         read_stored=lambda tensor, start, stop: _read(source, tensor, start, stop),
-        header_digest=merged.header_digest,
+        digest=merged.digest,
         notes=(*notes, *merged.notes, *prefix_notes, *_tied_note(tensors)),
     )
 

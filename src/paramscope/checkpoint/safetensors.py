@@ -48,7 +48,7 @@ def open_safetensors(source: Source, files: Sequence[str], index: str | None) ->
         stored=merged.tensors,
         weight_files=tuple(files),
         read_stored=partial(read_elements, source),
-        header_digest=merged.header_digest,
+        digest=merged.digest,
         notes=merged.notes,
     )
 

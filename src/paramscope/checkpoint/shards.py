@@ -31,7 +31,7 @@ class Merged:
     """The tensors of all files, the digest of their headers, and what to know about them."""
 
     tensors: tuple[StoredTensor, ...]
-    header_digest: str
+    digest: str
     notes: tuple[str, ...]
 
 

@@ -126,7 +126,7 @@ def _tied_sentence(head: Matrix | None, says: bool | None) -> str:
 
 def fingerprint(checkpoint: Checkpoint, matrix: Matrix) -> str:
     """SHA-256 over the headers and 64 rows spread over the matrix: tells fine-tunes apart."""
-    digest = hashlib.sha256(checkpoint.header_digest.encode())
+    digest = hashlib.sha256(checkpoint.digest.encode())
     first, last = matrix.view.span
     width = max(1, min(matrix.columns, last - first))
     for start in np.linspace(first, last - width, _SAMPLED_ROWS).astype(np.int64):

@@ -41,6 +41,13 @@ class Source(Protocol):
             SourceError: the file is gone, or ends before the range does.
         """
 
+    def state(self, file: str) -> str:
+        """What differs where the file's content does, as far as a look at it tells.
+
+        Raises:
+            SourceError: the file is gone.
+        """
+
     def sha256(self, file: str, on_bytes: OnBytes) -> str:
         """The hexadecimal SHA-256 of a whole file, measured, or vouched for by the Hub.
 

@@ -80,6 +80,11 @@ class HubSource:
         known = self._start_of(remote, offset)[offset:]
         return self.reader.read(remote, offset, offset + size_bytes, known=known)
 
+    def state(self, file: str) -> str:
+        """The hash that the Hub vouches for."""
+        remote = self._remote(file)
+        return f"sha256 {remote.sha256}" if remote.sha256 else f"git {remote.git_sha1}"
+
     def sha256(self, file: str, on_bytes: OnBytes) -> str:
         """What the Hub vouches for; of a file without LFS, measured on its content."""
         remote = self._remote(file)

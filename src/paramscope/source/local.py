@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import xxhash
+
 from paramscope.errors import NoCheckpointError, SourceError, nearest_first
 from paramscope.source import OnBytes, safe_member
 from paramscope.source.selection import CONTAINERS
@@ -19,6 +21,7 @@ SIDECAR = ".paramscope.json"  # what a download left beside the files: revision 
 WEIGHT_ENDINGS = tuple(ending for row in CONTAINERS.values() for ending in row.endings)
 BESIDE_A_FILE = ("config.json", "adapter_config.json", "tokenizer.json")
 _SEARCH_DEPTH = 5
+_SAMPLES, _SAMPLE_BYTES = 16, 2**14
 
 
 class LocalSource:
@@ -98,6 +101,23 @@ class LocalSource:
             if file not in self._handles:
                 self._handles[file] = (self.folder / file).open("rb", buffering=0)
             return self._handles[file]
+
+    def state(self, file: str) -> str:
+        """The hash that the download checked; else size, time of the last change, and samples.
+
+        The time tells of a change anywhere in the file; the samples tell files apart whose times
+        were set by a program, as package managers do.
+        """
+        if recorded := self._recorded_hash(file):
+            return f"sha256 {recorded}"
+        samples = xxhash.xxh3_128()
+        with (self.folder / file).open("rb") as handle:
+            stat = os.fstat(handle.fileno())
+            width = min(_SAMPLE_BYTES, stat.st_size)
+            for at in range(_SAMPLES):
+                handle.seek((stat.st_size - width) * at // (_SAMPLES - 1))
+                samples.update(handle.read(width))
+        return f"{stat.st_size} bytes, {stat.st_mtime_ns} ns, {samples.hexdigest()}"
 
     def sha256(self, file: str, on_bytes: OnBytes) -> str:
         recorded = self._recorded_hash(file)

@@ -18,6 +18,7 @@ from paramscope.table.schema import Row
 
 JOURNAL = "journal.sqlite"
 _SCHEMA_VERSION = "2"
+_WORDS = {"checkpoint": "the weights (of another model, or changed since)"}
 
 Key = tuple[str, str]
 
@@ -156,7 +157,8 @@ def _another_run(folder: Path, found: dict[str, str], wanted: dict[str, str]) ->
     ours = json.loads(wanted["identity"])
     theirs = json.loads(found.get("identity", "{}"))
     different = sorted(key for key in ours if ours[key] != theirs.get(key))
+    said = ", ".join(_WORDS.get(key, key) for key in different) or "its version"
     return (
-        f"{folder}: holds another run; it differs in {', '.join(different) or 'its version'}. "
+        f"{folder}: holds another run; it differs in {said}. "
         "Choose another folder with --out, or start over with --fresh."
     )
