@@ -20,6 +20,7 @@ import paramscope
 from journals import wait_for_rows
 from paramscope import pipeline
 from paramscope.errors import CheckpointError, RunError, SourceError, UsageError
+from paramscope.views.console import view
 
 LLAMA = {
     "model_type": "llama",
@@ -371,3 +372,21 @@ def test_bad_options_are_named():
     ):
         with pytest.raises(UsageError, match=says):
             paramscope.Options(**options)
+
+
+@pytest.mark.parametrize("size", [1e-310, 1e-200, 1e-163, 1e-120, 1e-82, 1e140, 1e149, 1e300])
+def test_values_of_every_size_end_in_a_right_row_or_a_reason(write_checkpoint, tmp_path, size):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 40))
+    model = write_checkpoint({"w": x * size, "constant": np.full((3, 3), size)})
+    run = analyze(model, tmp_path)
+    row = next(row for row in run.rows if row["param_name"] == "w")
+    if row["status"] == "ok":
+        s = np.linalg.svd(x, compute_uv=False) * size
+        assert row["spectral_norm"] == pytest.approx(s[0], rel=1e-9)
+        assert (row["actual_rank"], row["status"]) == (40, "ok")
+        assert row["std"] == pytest.approx((x / x.std()).std() * x.std() * size, rel=1e-9)
+    else:
+        assert "no spectrum" in row["reason"]
+    assert (row["status"] == "ok") == (1e-140 < size < 1e150)
+    assert list(view(run.rows, run.meta))

@@ -97,3 +97,23 @@ def test_every_code_is_counted(bits, blocks, spread):
     expected = np.unique(codes, return_counts=True)
     np.testing.assert_array_equal(used, expected[0])
     np.testing.assert_array_equal(found, expected[1])
+
+
+@pytest.mark.parametrize("size", [1e-320, 1e-200, 1e-163, 1e-141, 1e-100, 1e-60, 1.0, 1e100])
+def test_numbers_that_float64_cannot_hold_are_none_and_never_wrong(size):
+    x = np.random.default_rng(0).standard_normal(5000) * size
+    moments = Moments(0.0)
+    with np.errstate(all="ignore"):
+        moments.add(x)
+        stats = moments.stats()
+    assert stats.mean == pytest.approx(x.mean(), rel=1e-9)
+    if size < 1e-140:
+        assert (stats.std, stats.var) == (None, None)
+    else:
+        assert stats.std == pytest.approx(x.std(), rel=1e-9)
+    if 1e-70 < size < 1e70:
+        z = (x - x.mean()) / x.std()
+        assert stats.skewness == pytest.approx(np.mean(z**3))
+        assert stats.kurtosis == pytest.approx(np.mean(z**4))
+    else:
+        assert (stats.skewness, stats.kurtosis) == (None, None)

@@ -50,6 +50,8 @@ class EmbeddingOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work before any work is done."""
+        if self.out is not None:
+            object.__setattr__(self, "out", Path(self.out))
         for name, value, known in (
             ("scaling", self.scaling, SCALINGS),
             ("map", self.map, MAPS),

@@ -26,12 +26,16 @@ from paramscope.measure.spectrum import (
     spectrum_of_eigenvalues,
     spectrum_of_rows,
 )
-from paramscope.measure.stats import CodeCounts, Moments, Stats
+from paramscope.measure.stats import (
+    LEAST_TO_SQUARE,
+    MOST_TO_SQUARE,
+    CodeCounts,
+    Moments,
+    Stats,
+)
 from paramscope.measure.truncated import leading_spectrum
 
 _log = logging.getLogger(__name__)
-
-_LARGEST_SQUARE = 1e150  # values beyond this overflow when squared and summed
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +275,11 @@ def _no_spectrum(stats: Stats) -> str:
             f"no spectrum: {stats.nan_count:,} NaN and {stats.inf_count:,} Inf among "
             f"{stats.numel:,} elements"
         )
-    if max(abs(stats.min or 0.0), abs(stats.max or 0.0)) > _LARGEST_SQUARE:
-        return f"no spectrum: values beyond {_LARGEST_SQUARE:g} overflow when squared"
+    largest = max(abs(stats.min or 0.0), abs(stats.max or 0.0))
+    if largest > MOST_TO_SQUARE:
+        return f"no spectrum: values beyond {MOST_TO_SQUARE:g} overflow when squared"
+    if 0 < largest < LEAST_TO_SQUARE:
+        return f"no spectrum: no value reaches {LEAST_TO_SQUARE:g}, so that squares underflow"
     return ""
 
 

@@ -17,6 +17,7 @@ _NARROW = 2**15  # a range of codes that Arrow counts in a table instead of sort
 _FEW = 2**18
 _COUNT_BLOCK = 2**21  # what is made of it stays in the cache that cores share
 _SUM_BLOCK = 2**16
+LEAST_TO_SQUARE, MOST_TO_SQUARE = 1e-140, 1e150  # beyond, float64 loses or cannot hold the squares
 
 Codes = npt.NDArray[Any]
 Counts = npt.NDArray[np.int64]
@@ -262,12 +263,13 @@ class Moments:
         if n == 0:
             return _no_finite_elements(self.numel, self.nan_count, self.inf_count, None)
         var = self._m2 / n
-        shaped = var > 0
+        spread = not 0 < max(abs(self.min), abs(self.max)) < LEAST_TO_SQUARE
+        shaped = var * var > LEAST_TO_SQUARE**2  # or the fourth powers underflow
         return Stats(
             numel=self.numel,
             mean=_finite(self._mean),
-            std=_finite(math.sqrt(var)),
-            var=_finite(var),
+            std=_finite(math.sqrt(var)) if spread else None,
+            var=_finite(var) if spread else None,
             skewness=_finite(self._m3 / n / (var * math.sqrt(var))) if shaped else None,
             kurtosis=_finite(self._m4 / n / (var * var)) if shaped else None,
             min=self.min,

@@ -83,7 +83,7 @@ def _entry(row: Row) -> Iterator[str]:
     if row["mean"] is not None:
         yield (
             f"    Sparsity: {_percent(row['sparsity'])}   "
-            f"μ: {row['mean']:+.3e}   σ: {row['std']:.3e}"
+            f"μ: {row['mean']:+.3e}   σ: {_or_dash(row['std'], '.3e')}"
         )
 
 
@@ -120,6 +120,10 @@ def _expert_entry(rows: Sequence[Row]) -> Iterator[str]:
 
 def _share(part: int, whole: int) -> str:
     return f"{part}/{whole} ({part / whole:.1%})" if whole else f"{part}/{whole} (-)"
+
+
+def _or_dash(x: Any, how: str) -> str:
+    return "-" if x is None else format(x, how)
 
 
 def _percent(share: Any) -> str:
@@ -182,4 +186,5 @@ def _compressible(rows: Iterable[Row]) -> Iterator[str]:
         yield "Most compressible (share of directions that carries 90 % of the variance):"
     for row in ranked[:_MOST_COMPRESSIBLE]:
         name = str(row["param_name"]) + (f" [{row['part']}]" if row["part"] else "")
-        yield f"  {row['svd_90_percent_ratio']:>6.1%}  {printable(name, WIDTH - 10)}"
+        least = "≥" if row["method"] == "krylov" else " "
+        yield f" {least}{row['svd_90_percent_ratio']:>6.1%}  {printable(name, WIDTH - 10)}"
