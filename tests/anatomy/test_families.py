@@ -70,6 +70,27 @@ FAMILIES = (
         },
     ),
     Row(
+        "GPT",
+        {"model_type": "openai-gpt"},
+        {"tokens_embed.weight": (70, 32), "positions_embed.weight": (40, 32)},
+        {"tokens_embed.weight": "embed.token", "positions_embed.weight": "embed.position"},
+    ),
+    Row(
+        "DeBERTa's positions",
+        {"model_type": "deberta-v2"},
+        {
+            f"deberta.encoder.layer.0.attention.self.{name}.weight": (32, 32)
+            for name in ("pos_proj", "pos_q_proj", "pos_key_proj", "pos_query_proj", "query_proj")
+        },
+        {
+            "deberta.encoder.layer.0.attention.self.pos_proj.weight": "attn.pos",
+            "deberta.encoder.layer.0.attention.self.pos_q_proj.weight": "attn.pos",
+            "deberta.encoder.layer.0.attention.self.pos_key_proj.weight": "attn.pos",
+            "deberta.encoder.layer.0.attention.self.pos_query_proj.weight": "attn.pos",
+            "deberta.encoder.layer.0.attention.self.query_proj.weight": "attn.q",
+        },
+    ),
+    Row(
         "Baichuan",
         {"model_type": "baichuan", "num_attention_heads": 4, "hidden_size": 32},
         {"model.layers.0.self_attn.W_pack.weight": (96, 32)},

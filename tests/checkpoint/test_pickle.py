@@ -187,7 +187,7 @@ def test_tied_weights_are_listed_twice_and_told(save):
     check(path, {"embed": weight, "head": weight, "half": weight[:3], "free": seeded(3)})
     assert opened(path).notes == (
         "3 tensors share bytes with others (tied weights): embed, head, half. "
-        "Each is listed and measured under its own name.",
+        "Each is listed, measured and counted under its own name.",
     )
 
 

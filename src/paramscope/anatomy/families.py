@@ -236,7 +236,8 @@ ROWS: tuple[Row, ...] = (
     Row(r"sinks?|\w*attn_sink\w*|sink_proj|learnable_sink_param|softmax_offset", "attn.bias"),
     Row(r"(?:pos_)?bias_[uv]|r_[wrs]_bias|continuous_position_bias_mlp\.\d", "attn.bias"),
     Row(
-        r"r_proj|wr_du|linear_pos|relative_k_proj|pos_proj|r_kernel|rel_logits_proj\.proj",
+        r"r_proj|wr_du|linear_pos|relative_k_proj|pos_(?:q_|key_|query_)?proj|r_kernel"
+        r"|rel_logits_proj\.proj",
         "attn.pos",
     ),
     Row(r"rel_attn\.r", "attn.pos", models="xlnet", inputs_first=True),
@@ -493,13 +494,13 @@ ROWS: tuple[Row, ...] = (
     Row(r"w", "embed.token", models="ctrl"),
     Row(r"patchi?fier|patcher", "embed.patch", dims=(1, 2)),
     Row(
-        r"embed_tokens|wte(?:\.\w+)?|word_embeddings?|tok_embeddings|embed_in|shared|token_embedding"
+        r"embed_tokens|tokens_embed|wte(?:\.\w+)?|word_embeddings?|tok_embeddings|embed_in|shared|token_embedding"
         r"|embeddings?|embed|char_embed\w*",
         "embed.token",
         dims=(1, 2),
     ),
     Row(
-        r"wpe|\w*pos(?:ition(?:al)?)?_emb\w*|embed_positions(?:\.\w+)?|\w*positional_embedding\w*"
+        r"wpe|positions_embed|\w*pos(?:ition(?:al)?)?_emb\w*|embed_positions(?:\.\w+)?|\w*positional_embedding\w*"
         r"|\w*position_embeddings?(?:\.\w+)*|pos_emb\w*(?:\.\w+)*|\w*positional_encoding\w*|ape"
         r"|position_bias|row_embed\w*|column_embed\w*|class_pos_emb",
         "embed.position",

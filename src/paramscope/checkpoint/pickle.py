@@ -154,5 +154,5 @@ def _tied_note(tensors: Sequence[StoredTensor]) -> tuple[str, ...]:
         return ()
     return (
         f"{len(shared):,} tensors share bytes with others (tied weights): {few(shared)}. "
-        "Each is listed and measured under its own name.",
+        "Each is listed, measured and counted under its own name.",
     )

@@ -230,7 +230,8 @@ def _weight_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 def _missing(path: Path) -> str:
     parent = path.parent
-    names = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
+    entries = parent.iterdir() if parent.is_dir() else ()
+    names = sorted(e.name for e in entries if e.is_dir() or e.name.endswith(WEIGHT_ENDINGS))
     close = nearest_first(path.name, names)[:3] if names else []
     hint = f" In {parent} there are: {', '.join(close)}." if close else ""
     return f"{path}: expected a checkpoint (folder or file of weights), found nothing.{hint}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -56,8 +57,15 @@ class Run:
         return rows
 
     def to_pandas(self) -> pd.DataFrame:
-        """The table as a pandas data frame (pandas is not installed along)."""
+        """The table as a pandas data frame.
+
+        Raises:
+            UsageError: pandas is not installed; it does not come along.
+        """
         import pyarrow.parquet as pq
+
+        if importlib.util.find_spec("pandas") is None:
+            raise UsageError("to_pandas: expected pandas, found none. Run: pip install pandas")
 
         return pq.read_table(self.folder / TABLE).to_pandas()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ _MOST_BARS = 20
 _DPI = 150
 _MOST_LINES = 60  # spectra per panel
 _MOST_PANELS = 12
+_CHARACTERS_AN_INCH = 11  # of a title
 _FEWEST_VALUES = 8  # a shorter spectrum is no curve
 
 # Per layer and role: column, what it says, whether its scale is logarithmic.
@@ -230,7 +232,8 @@ def _spectra(evidence: Evidence, spectra: SampledSpectra, title: str) -> Figure:
         panel.set_visible(False)
     for panel in list(figure.axes)[: len(roles)][-columns:]:  # the lowest of its column
         panel.tick_params(labelbottom=True)
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    lines_of_title = textwrap.fill(title, int(_CHARACTERS_AN_INCH * figure.get_figwidth()))
+    figure.suptitle(lines_of_title, fontsize=11, x=0.01, ha="left")
     figure.supxlabel("i / k: share of the directions", fontsize=9)
     figure.supylabel("σᵢ / σ₁ (log scale)", fontsize=9)
     return figure

@@ -116,7 +116,7 @@ def _tied(evidence: Evidence) -> Iterator[Finding]:
             "tied",
             "fact",
             ("The output head ", *evidence.names(same), " equals the input embedding."),
-            ("They are tied, and stored twice.",),
+            ("They are tied, and stand in the table twice.",),
             rows=places,
         )
     elif says:

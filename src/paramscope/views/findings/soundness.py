@@ -155,7 +155,7 @@ def _duplicates(evidence: Evidence) -> Iterator[Finding]:
             *first,
             f"{', …' if copies > 1 else ''}.",
         ),
-        (f"Stored once, {bytes_text(saved)} would be saved.",),
+        (f"Stored once each, as some formats can, they take {bytes_text(saved)} less.",),
         rows=tuple(place for group in same for place in group),
         table=Table(
             ("The same numbers", "Shape", "Times", "Could be saved"),
