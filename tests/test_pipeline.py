@@ -135,6 +135,19 @@ def test_default_folder_is_named_after_the_model(write_checkpoint, tmp_path, mon
     assert {row["model_id"] for row in run.rows} == {"org/name"}
 
 
+def test_a_model_that_cannot_be_read_does_not_keep_the_others_from_it(write_checkpoint, tmp_path):
+    for name in "abc":
+        write_checkpoint({"w": np.eye(3)}, folder=f"models/{name}")
+    (tmp_path / "models" / "b" / "model.safetensors").write_bytes(b"damaged!")
+    runs = paramscope.analyze_all(tmp_path / "models", out=tmp_path / "out")
+    for name in "ac":
+        run = next(runs)
+        assert run.folder == tmp_path / "out" / name
+        assert run.meta["coverage"]["complete"]
+    with pytest.raises(CheckpointError, match=r"1 of 3 models .*:\n  b: model\.safetensors: "):
+        next(runs)
+
+
 def test_several_models_are_all_analysed_or_the_one_named(write_checkpoint, tmp_path):
     write_checkpoint(llama(seed=1), folder="models/a/one")
     write_checkpoint(llama(seed=2), folder="models/b/two")

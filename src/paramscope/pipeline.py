@@ -23,6 +23,7 @@ from paramscope.options import Options
 from paramscope.planning import Planned, plan_run
 from paramscope.progress import OnProgress, Progress, silent
 from paramscope.run_meta import FileHashes, run_facts, verdict, write_meta
+from paramscope.several import each_model, folder_name
 from paramscope.source import Source
 from paramscope.source.find import find_source, find_sources
 from paramscope.table.export import WRITERS, in_table_order, write_spectra
@@ -83,11 +84,11 @@ def analyze_all(
         stored=not options.stream,
         container=options.container,
     )
-    for source in sources:
-        out = options.out
-        if out is not None and len(sources) > 1:
-            out = out / folder_name(source.model_id)
-        yield analyze_source(source, replace(options, out=out), progress)
+    yield from each_model(
+        sources,
+        options.out,
+        lambda source, out: analyze_source(source, replace(options, out=out), progress),
+    )
 
 
 def analyze_source(source: Source, options: Options, progress: OnProgress) -> Run:
@@ -132,11 +133,6 @@ def _check_unchanged(checkpoint: Checkpoint) -> None:
                 f"{file}: changed while it was measured. Wait until it is whole, and start over "
                 "with --fresh."
             )
-
-
-def folder_name(model_id: str) -> str:
-    """`Qwen/Qwen3-4B` as one folder's name: `Qwen--Qwen3-4B`."""
-    return model_id.replace("/", "--")
 
 
 def _identity(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:

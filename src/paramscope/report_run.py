@@ -131,7 +131,7 @@ def run_all(
 ) -> Iterator[Run]:
     """As `run`, for each checkpoint in a folder that holds several, one after another."""
     from paramscope.options import Options
-    from paramscope.pipeline import folder_name
+    from paramscope.several import each_model
     from paramscope.source.find import find_sources
 
     options = replace(options or Options(), **changes)
@@ -139,11 +139,11 @@ def run_all(
     sources = find_sources(
         model, model_id=model_id, revision=revision, stored=stored, container=options.container
     )
-    for source in sources:
-        out = options.out
-        if out is not None and len(sources) > 1:
-            out = out / folder_name(source.model_id)
-        yield _run_source(source, replace(options, out=out), plots, progress, tell)
+    yield from each_model(
+        sources,
+        options.out,
+        lambda source, out: _run_source(source, replace(options, out=out), plots, progress, tell),
+    )
 
 
 def _run_source(

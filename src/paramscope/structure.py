@@ -15,6 +15,7 @@ from paramscope.engine import Settings
 from paramscope.engine.gpu import gpu_name
 from paramscope.planning import plan_run
 from paramscope.run_meta import model_facts
+from paramscope.several import each_model
 from paramscope.source import Source
 from paramscope.source.find import find_source, find_sources
 
@@ -126,8 +127,10 @@ def inspect_all(
     device: str = "cpu",
 ) -> Iterator[Structure]:
     """As `inspect`, for each checkpoint in a folder that holds several."""
-    for source in find_sources(model, model_id=model_id, revision=revision, stored=False):
-        yield inspect_source(source, container, device)
+    sources = find_sources(model, model_id=model_id, revision=revision, stored=False)
+    yield from each_model(
+        sources, None, lambda source, _: inspect_source(source, container, device)
+    )
 
 
 def inspect_source(source: Source, container: str | None = None, device: str = "cpu") -> Structure:

@@ -24,9 +24,10 @@ from paramscope.embeddings.options import EmbeddingOptions
 from paramscope.engine.cores import worker_count
 from paramscope.errors import UsageError
 from paramscope.measure.blocks import threads
-from paramscope.pipeline import DEFAULT_OUT, folder_name
+from paramscope.pipeline import DEFAULT_OUT
 from paramscope.progress import OnProgress, Progress, silent
 from paramscope.run_meta import model_facts
+from paramscope.several import each_model, folder_name
 from paramscope.source import Source
 from paramscope.source.find import find_source, find_sources
 from paramscope.table import embedding_files as files
@@ -84,11 +85,12 @@ def embedding_all(
     sources = find_sources(
         model, model_id=model_id, revision=revision, stored=stored, container=options.container
     )
-    for source in sources:
-        out = options.out
-        if out is not None and len(sources) > 1:
-            out = out.with_suffix("") / folder_name(source.model_id)
-        yield _embedding_of(source, replace(options, out=out), progress)
+    several = options.out is not None and len(sources) > 1
+    yield from each_model(
+        sources,
+        options.out.with_suffix("") if options.out and several else options.out,
+        lambda source, out: _embedding_of(source, replace(options, out=out), progress),
+    )
 
 
 def _embedding_of(source: Source, options: EmbeddingOptions, progress: OnProgress) -> Embedding:

@@ -104,11 +104,10 @@ async function drawHeat(grid, measure, logarithmic) {
   }));
   const height = Math.max(220, 90 + 26 * grid.roles.length);
   $("heat").style.height = `${height}px`;
-  const unit = logarithmic ? `log₁₀ ${measure}` : measure;
   const trace = {
     type: "heatmap", x: grid.layers, y: grid.roles.map(plain), z, text, hoverinfo: "text",
     colorscale: "Cividis", xgap: 1, ygap: 1,
-    colorbar: { title: { text: unit, side: "right" }, thickness: 14, outlinewidth: 0 },
+    colorbar: { title: { text: logarithmic ? "log₁₀" : "" }, thickness: 14, outlinewidth: 0 },
   };
   await draw("heat", [trace], {
     height, xaxis: { title: { text: "layer" }, dtick: grid.layers.length > 24 ? undefined : 1, showgrid: false },
