@@ -136,6 +136,14 @@ def test_beside_a_gpu_nothing_has_all_cores():
     assert beside.time_s > alone.time_s
 
 
+def test_matrices_without_elements_need_no_gpu():
+    tensor = stored(6, 0)
+    whole = View.whole((6, 0))
+    empty = [matrix(tensor, whole.take(0, i, i + 1), str(i)) for i in range(6)]
+    for task in plan(empty, Settings(), RATES, gpu=RATES):
+        assert task.gpu_time_s is None
+
+
 def test_a_gpu_takes_as_many_at_a_time_as_it_has_room_for(caplog):
     matrices = [matrix(stored(1000, 1000), View.whole((1000, 1000)))]
     fast = replace(RATES, gram_flops=1e15, eigen_s=((64, 1e-9), (256, 1e-8)))

@@ -168,7 +168,7 @@ def _with_gpu(task: Task, rates: Rates, gpu: Rates, room_bytes: int) -> Task:
     spectral = task.settings.svd and task.settings.method == "exact"
     if task.is_light or not spectral or any(m.refusal or factors_of(m) for m in task.matrices):
         return task
-    k = max(min(matrix.rows, matrix.columns) for matrix in task.matrices)
+    k = max(1, *(min(matrix.rows, matrix.columns) for matrix in task.matrices))
     each_bytes = _FLOAT64_BYTES * _GPU_COPIES * k**2
     fitting = (room_bytes - _GPU_BLOCKS_BYTES) // each_bytes
     # A core reads the bytes and counts the codes all the same.
