@@ -228,6 +228,16 @@ def test_one_value_changed_anywhere_is_another_checkpoint(write_checkpoint, tmp_
         analyze(model, tmp_path)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be deleted there")
+def test_a_file_that_vanishes_while_it_is_measured_is_an_error(model, tmp_path):
+    def remove(progress):
+        if progress.done == progress.total:
+            (model / "model.safetensors").unlink(missing_ok=True)
+
+    with pytest.raises(SourceError, match="cannot be read"):
+        analyze(model, tmp_path, progress=remove, hash_files=False)
+
+
 def test_a_file_that_changes_while_it_is_measured_ends_in_an_error(model, tmp_path):
     def rewrite(progress):
         if progress.done == progress.total:

@@ -77,16 +77,19 @@ class LocalSource:
         try:
             data = self._read(file, offset, size_bytes)
         except OSError as error:
-            raise SourceError(
-                f"{self.folder / file}: cannot be read ({error.strerror}). "
-                "Check that the disk is mounted and the file readable."
-            ) from error
+            raise SourceError(self._unreadable(file, error)) from error
         if len(data) != size_bytes:
             raise SourceError(
                 f"{self.folder / file}: expected {size_bytes:,} bytes at {offset:,}, found "
                 f"{len(data):,}. The file changed while it was read, or was cut short."
             )
         return data
+
+    def _unreadable(self, file: str, error: OSError) -> str:
+        return (
+            f"{self.folder / file}: cannot be read ({error.strerror}). "
+            "Check that the disk is mounted and the file readable."
+        )
 
     def _read(self, file: str, offset: int, size_bytes: int) -> bytes:
         handle = self._handle(file)
@@ -108,6 +111,12 @@ class LocalSource:
         The time tells of a change anywhere in the file; the samples tell files apart whose times
         were set by a program, as package managers do.
         """
+        try:
+            return self._look_at(file)
+        except OSError as error:
+            raise SourceError(self._unreadable(file, error)) from error
+
+    def _look_at(self, file: str) -> str:
         if recorded := self._recorded_hash(file):
             return f"sha256 {recorded}"
         samples = xxhash.xxh3_128()
