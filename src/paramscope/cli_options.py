@@ -30,7 +30,7 @@ def analysis_options(command: Command) -> Command:
         click.option("--rank-k", "--rank_k", default=128, show_default=True, help="How many singular values the truncated solver computes."),
         click.option("--tolerance", type=float, default=1e-6, show_default=True, help="actual_rank counts σ > tolerance·σ₁."),
         click.option("--zero-threshold", type=float, default=1e-8, show_default=True, help="sparsity counts |x| ≤ threshold."),
-        click.option("--workers", type=int, help="Matrices measured side by side. Default: one per core."),
+        click.option("--workers", type=int, help="Matrices measured side by side; threads that serve GPUs count. Default: one per core."),
         click.option("--memory", "memory_gib", type=float, help="At most this many GiB in flight. Default: 60 % of what is free."),
         click.option("--low-cpu-mem-usage", "--low_cpu_mem_usage", is_flag=True, help="One matrix at a time: the smallest memory."),
         click.option("--format", "formats", default="csv,parquet", show_default=True, help="Tables to write: csv, json, jsonl, parquet; several with commas. safetensors, pytorch or gguf among them: the copy of the weights to read, where MODEL has several."),
@@ -57,7 +57,7 @@ def embedding_options(command: Command) -> Command:
         click.option("--neighbors", multiple=True, help="A token whose nearest rows are wanted; may be given again."),
         click.option("--map", type=click.Choice(["pca", "umap"]), default="pca", show_default=True, help="How rows are placed on the map; umap needs umap-learn."),
         click.option("--plots/--no-plots", default=True, show_default=True, help="Draw pictures."),
-        click.option("--workers", type=int, help="Threads, those that serve GPUs among them. Default: one per core."),
+        click.option("--workers", type=int, help="Threads. Default: one per core."),
         click.option("--fresh", is_flag=True, help="Analyse again even if the result is there."),
         click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong."),
     )  # fmt: skip

@@ -494,15 +494,15 @@ ROWS: tuple[Row, ...] = (
     Row(r"w", "embed.token", models="ctrl"),
     Row(r"patchi?fier|patcher", "embed.patch", dims=(1, 2)),
     Row(
-        r"embed_tokens|tokens_embed|wte(?:\.\w+)?|word_embeddings?|tok_embeddings|embed_in|shared|token_embedding"
-        r"|embeddings?|embed|char_embed\w*",
+        r"embed_tokens|tokens_embed|wte(?:\.\w+)?|word_embeddings?|tok_embeddings|embed_in|shared"
+        r"|token_embedding|embeddings?|embed|char_embed\w*",
         "embed.token",
         dims=(1, 2),
     ),
     Row(
-        r"wpe|positions_embed|\w*pos(?:ition(?:al)?)?_emb\w*|embed_positions(?:\.\w+)?|\w*positional_embedding\w*"
-        r"|\w*position_embeddings?(?:\.\w+)*|pos_emb\w*(?:\.\w+)*|\w*positional_encoding\w*|ape"
-        r"|position_bias|row_embed\w*|column_embed\w*|class_pos_emb",
+        r"wpe|positions_embed|\w*pos(?:ition(?:al)?)?_emb\w*|embed_positions(?:\.\w+)?"
+        r"|\w*positional_embedding\w*|\w*position_embeddings?(?:\.\w+)*|pos_emb\w*(?:\.\w+)*"
+        r"|\w*positional_encoding\w*|ape|position_bias|row_embed\w*|column_embed\w*|class_pos_emb",
         "embed.position",
     ),
     Row(r"token_type_embeddings?|segment_embeddings?", "embed.type"),

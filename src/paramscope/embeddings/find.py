@@ -125,7 +125,7 @@ def _tied_sentence(head: Matrix | None, says: bool | None) -> str:
 
 
 def fingerprint(checkpoint: Checkpoint, matrix: Matrix) -> str:
-    """SHA-256 over the headers and 64 rows spread over the matrix: tells fine-tunes apart."""
+    """SHA-256 over the checkpoint's identity and 64 rows spread over the matrix."""
     digest = hashlib.sha256(checkpoint.digest.encode())
     first, last = matrix.view.span
     width = max(1, min(matrix.columns, last - first))
